@@ -1,0 +1,135 @@
+"""Coercion of arguments, in one place.
+
+Python coerces, Rust checks: a function here turns what users pass (a scipy
+matrix of any kind, a list, ``None`` for workers) into the few types that the
+native module takes, or raises the exception that names what it found.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+Matrix: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
+
+_COUNT_DTYPES = ("int32", "int64", "float32", "float64")
+
+
+def workers(n: int | None) -> int:
+    """Threads to use: ``n``, else ``$STFAST_WORKERS``, else what this process may use.
+
+    Inside a worker process of torch's ``DataLoader`` the default is 1: there
+    the processes are the parallelism.
+    """
+    if n is None:
+        n = _workers_from_environment()
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"workers: expected an integer of at least 1, got {n!r}")
+    return int(n)
+
+
+def _workers_from_environment() -> int:
+    text = os.environ.get("STFAST_WORKERS")
+    if text:
+        if not text.isdecimal():
+            raise ValueError(f"STFAST_WORKERS: expected an integer of at least 1, got {text!r}")
+        return int(text)
+    return 1 if _in_torch_worker() else _cpus()
+
+
+def _in_torch_worker() -> bool:
+    torch_data = sys.modules.get("torch.utils.data")
+    return torch_data is not None and torch_data.get_worker_info() is not None
+
+
+def _cpus() -> int:
+    """CPUs of this process: its affinity, capped by its control group's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, _cgroup_quota()))
+
+
+def _cgroup_quota() -> int:
+    """CPUs that control groups grant, rounded up; many where none limits.
+
+    See the kernel's cgroup-v2 ``cpu.max`` and cgroup-v1 ``cpu.cfs_quota_us``.
+    """
+    root = Path("/sys/fs/cgroup")
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+    except (OSError, ValueError):
+        return sys.maxsize
+    if quota == "max" or int(quota) <= 0 or int(period) <= 0:
+        return sys.maxsize
+    return math.ceil(int(quota) / int(period))
+
+
+def matrix(x: Any, name: str = "matrix") -> Matrix:
+    """A matrix of counts as the native module takes it: data, indices, indptr, columns.
+
+    Nothing is copied when ``x`` is a CSR matrix of int32, int64, float32 or
+    float64. Other kinds (CSC, COO, dense) and narrower integers are converted.
+    """
+    if not sparse.issparse(x):
+        x = np.asarray(x)
+        if x.ndim != 2:
+            raise ValueError(f"{name}: expected 2 dimensions, got {x.ndim}")
+    csr = x if sparse.issparse(x) and x.format == "csr" else sparse.csr_matrix(x)
+    data = np.ascontiguousarray(csr.data)
+    if data.dtype.name not in _COUNT_DTYPES or not data.dtype.isnative:
+        data = data.astype(_wider(data.dtype, name))
+    same = csr.indices.dtype == csr.indptr.dtype and csr.indices.dtype.name in ("int32", "int64")
+    index = csr.indices.dtype if same else np.dtype(np.int64)
+    indices = np.ascontiguousarray(csr.indices, dtype=index)
+    indptr = np.ascontiguousarray(csr.indptr, dtype=index)
+    return data, indices, indptr, int(csr.shape[1])
+
+
+def _wider(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """The smallest of the four dtypes that holds every value of ``dtype``."""
+    for wide in map(np.dtype, _COUNT_DTYPES):
+        if np.can_cast(dtype, wide, "safe"):
+            return wide
+    raise ValueError(f"{name}: expected numbers of at most 64 bits, got dtype {dtype}")
+
+
+def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]:
+    """A vector of whole numbers as int64; ``n`` is the length it must have."""
+    array = np.asarray(x)
+    if array.ndim != 1 or (n is not None and array.size != n):
+        wanted = "a vector" if n is None else f"{n} values"
+        raise ValueError(f"{name}: expected {wanted}, got shape {array.shape}")
+    whole = np.asarray(array, dtype=np.float64) if array.dtype.kind == "f" else array
+    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and np.any(whole != whole // 1)):
+        raise ValueError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def positive(x: float, name: str, unit: str = "") -> float:
+    """A finite number above zero."""
+    if isinstance(x, bool) or not np.isscalar(x) or not math.isfinite(x) or x <= 0:
+        raise ValueError(f"{name}: expected a positive number{unit and f' of {unit}'}, got {x!r}")
+    return float(x)
+
+
+def points(x: ArrayLike, name: str = "centers") -> NDArray[np.float64]:
+    """Coordinates as (n, 2) float64, all finite."""
+    array = np.asarray(x, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"{name}: expected shape (n, 2), got {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        where = f"{tuple(array[bad[0]].tolist())} at row {bad[0]}"
+        raise ValueError(f"{name}: expected finite coordinates, got {where} ({bad.size} such)")
+    return array

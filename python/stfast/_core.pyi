@@ -1,0 +1,91 @@
+"""The native module. `rust/py/src` has the words; `make check` holds this to it."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+_Matrix = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
+_Progress = Callable[[int], object]
+
+class FormatError(ValueError): ...
+
+class _Header(Protocol):
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def block_width(self) -> int: ...
+    @property
+    def block_height(self) -> int: ...
+    @property
+    def padded(self) -> bool: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def planar(self) -> bool: ...
+    @property
+    def codec(self) -> str: ...
+    @property
+    def differenced(self) -> bool: ...
+    @property
+    def colour(self) -> str: ...
+    @property
+    def tables(self) -> bytes: ...
+    @property
+    def offsets(self) -> NDArray[np.uint64]: ...
+    @property
+    def lengths(self) -> NDArray[np.uint64]: ...
+
+@final
+class Level:
+    def __new__(cls, path: str | PathLike[str], header: _Header) -> Level: ...
+
+@final
+class Cache:
+    def __new__(cls, bytes: int) -> Cache: ...
+
+def assign_bins(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], factor: int, workers: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
+def sum_groups(
+    matrix: _Matrix,
+    group_of_row: NDArray[np.int64],
+    n_groups: int,
+    workers: int,
+    progress: _Progress | None = None,
+) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
+def moments(
+    matrix: _Matrix,
+    workers: int,
+    *,
+    factors: NDArray[np.float64] | None = None,
+    log_base: float | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def pearson(
+    matrix: _Matrix, theta: float, clip: float, workers: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def value_kinds(matrix: _Matrix, workers: int) -> tuple[bool, bool, bool]: ...
+def epoch_order(
+    n: int, seed: int, epoch: int, start: int, out: NDArray[np.int64], workers: int
+) -> None: ...
+def gather_rows(
+    matrix: _Matrix, rows: NDArray[np.int64], out: NDArray[np.float32], workers: int
+) -> None: ...
+def extract_tiles(
+    levels: Sequence[Level],
+    spans: Sequence[tuple[float, float]],
+    places: tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]],
+    out: NDArray[np.uint8],
+    fill: int,
+    workers: int,
+    *,
+    cache: Cache | None = None,
+    progress: _Progress | None = None,
+) -> tuple[int, int, int]: ...

@@ -1,0 +1,74 @@
+"""AnnData's conventions for spatial data, read and written in one place.
+
+``obsm["spatial"]`` holds (x, y) in full-resolution pixels, and
+``uns["spatial"][library]`` images, scale factors and metadata: what scanpy,
+squidpy and spatialdata read without conversion.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+
+def library(adata: AnnData) -> tuple[str, dict[str, Any]]:
+    """Name and contents of the one library in ``uns["spatial"]``."""
+    libraries = adata.uns.get("spatial", {})
+    if len(libraries) != 1:
+        names = ", ".join(map(repr, libraries)) or "none"
+        raise ValueError(f'uns["spatial"]: expected one library, got {names}')
+    name, contents = next(iter(libraries.items()))
+    return str(name), contents
+
+
+def scalefactor(adata: AnnData, name: str) -> float:
+    """A scale factor of the library."""
+    factors = library(adata)[1].get("scalefactors", {})
+    if name not in factors:
+        raise ValueError(f"scalefactors: expected {name!r}, got {', '.join(factors) or 'none'}")
+    return float(factors[name])
+
+
+def centers(adata: AnnData) -> NDArray[np.float64]:
+    """Spot centres (x, y) in full-resolution pixels, (n, 2)."""
+    if "spatial" not in adata.obsm:
+        found = ", ".join(map(repr, adata.obsm)) or "none"
+        raise ValueError(f'obsm: expected "spatial", got {found}')
+    return np.asarray(adata.obsm["spatial"], dtype=np.float64)
+
+
+def spot_span(adata: AnnData) -> float:
+    """Side in pixels of the paper's window: the square of side 2r around a spot."""
+    return scalefactor(adata, "spot_diameter_fullres")
+
+
+def mpp(adata: AnnData) -> float:
+    """µm per full-resolution pixel."""
+    return scalefactor(adata, "microns_per_pixel")
+
+
+def image_path(adata: AnnData) -> Path:
+    """The full-resolution picture that the coordinates refer to."""
+    name, contents = library(adata)
+    path = contents.get("metadata", {}).get("source_image_path")
+    if not path:
+        raise ValueError(f"{name}: expected a full-resolution image, got none; give image=")
+    return Path(path)
+
+
+def in_picture(xy: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which centres lie within a picture of (height, width) pixels."""
+    height, width = shape
+    inside: NDArray[np.bool_] = ((xy >= 0) & (xy <= (width, height))).all(axis=1)
+    return inside
+
+
+def stamp(adata: AnnData, step: str, **parameters: Any) -> None:
+    """Record in ``uns["stfast"]`` what made the object."""
+    record = adata.uns.setdefault("stfast", {})
+    record["format_version"] = 1
+    record["version"] = metadata.version("stfast")
+    record[step] = {name: value for name, value in parameters.items() if value is not None}

@@ -1,0 +1,194 @@
+"""Visium HD: Space Ranger's ``binned_outputs``.
+
+A bin size that is on disk is read as it is; another one is built from the raw
+matrix of the smallest squares by Space Ranger's own rule (sum, then keep bins of
+which any square is in tissue). The filtered matrix would not do: at the edge of
+the tissue it lacks squares that Space Ranger counts.
+"""
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from anndata import AnnData
+
+from stfast import _check, _spatial
+from stfast._core import FormatError
+from stfast.bins import aggregate_bins
+from stfast.images import open_image
+from stfast.readers import _tenx
+
+_SQUARE = re.compile(r"square_(\d{3})um")
+_IMAGES = (
+    "microscope_image/*",
+    "*tissue_image.btf",
+    "*tissue_image.tif",
+    "*tissue_image.tiff",
+    "*tissue_image.jpg",
+    "*tissue_image.png",
+)
+
+
+def is_visium_hd(path: Path) -> bool:
+    """Whether a folder holds Visium HD bins."""
+    return path.is_dir() and bool(_folders(path))
+
+
+def sizes_on_disk(path: Path) -> list[int]:
+    """Bin sizes in µm that a folder holds."""
+    return sorted(_folders(path))
+
+
+def read_visium_hd(
+    path: str | os.PathLike[str],
+    bin_size: int = 8,
+    *,
+    filtered: bool = True,
+    image: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+) -> AnnData:
+    """Read a Visium HD slide at a bin size.
+
+    Parameters
+    ----------
+    path
+        Space Ranger's output folder, its ``binned_outputs``, or one ``square_*um``.
+    bin_size
+        Side of a bin in µm; built from the smallest squares on disk, of whose side
+        it must be a multiple, unless it is there itself.
+    filtered
+        Only bins in tissue; else all that have a count.
+    image
+        The full-resolution picture; ``None``: looked for in ``path``.
+    workers
+        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
+
+    Returns
+    -------
+    AnnData
+        Bins × genes, int32 counts, by the conventions of :func:`stfast.read`;
+        ``obs["in_picture"]`` is there when the picture is known.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file that belongs to the folder is missing.
+    FormatError
+        A file is damaged, or positions do not match the barcodes.
+    ValueError
+        ``bin_size`` is no multiple of what is on disk.
+    """
+    path = Path(path)
+    threads = _check.workers(workers)
+    folders = _folders(path)
+    if not folders:
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        raise FormatError(f"{path}: expected square_*um folders, got none")
+    if bin_size in folders:
+        adata = _read_squares(folders[bin_size], "filtered" if filtered else "raw")
+    else:
+        adata = _build(folders, bin_size, threads, path)
+        if filtered:
+            adata = adata[adata.obs["in_tissue"] == 1].copy()
+    _attach_image(adata, path, image)
+    _spatial.stamp(adata, "read_visium_hd", bin_size=bin_size, filtered=filtered)
+    return adata
+
+
+def _folders(path: Path) -> dict[int, Path]:
+    """Folder of each bin size (µm) on disk."""
+    if _SQUARE.fullmatch(path.name):
+        candidates = [path]
+    else:
+        candidates = [*path.glob("square_*um"), *path.glob("binned_outputs/square_*um")]
+    sizes = {_SQUARE.fullmatch(p.name): p for p in candidates if p.is_dir()}
+    return {int(match[1]): p for match, p in sorted(sizes.items(), key=lambda i: i[1]) if match}
+
+
+def _read_squares(folder: Path, kind: str) -> AnnData:
+    counts = _tenx.read_counts(folder / f"{kind}_feature_bc_matrix.h5")
+    positions_path = folder / "spatial" / "tissue_positions.parquet"
+    positions = _tenx.read_positions(positions_path)
+    obs, xy = _tenx.join_positions(counts.barcodes, positions, positions_path)
+    library = _tenx.read_library(folder / "spatial")
+    library["metadata"] = counts.attributes
+    library["scalefactors"].setdefault("bin_size_um", float(folder.name[7:10]))
+    return AnnData(
+        X=counts.matrix,
+        obs=obs,
+        var=counts.var,
+        obsm={"spatial": xy},
+        uns={"spatial": {_library_name(folder): library}},
+    )
+
+
+def _library_name(folder: Path) -> str:
+    """The sample's name: the folder around ``binned_outputs``, or around the squares."""
+    around = folder.absolute().parent
+    if around.name == "binned_outputs":
+        around = around.parent
+    return around.parent.name if around.name == "outs" else around.name
+
+
+def _build(folders: dict[int, Path], bin_size: int, threads: int, path: Path) -> AnnData:
+    square, folder = min(folders.items())
+    if bin_size % square:
+        raise ValueError(
+            f"bin_size: expected a multiple of {square} µm or one of {sorted(folders)} µm, "
+            f"got {bin_size} µm ({path})"
+        )
+    squares = _read_squares(folder, "raw")
+    binned = aggregate_bins(squares, bin_size, workers=threads)
+    # In tissue by all squares of the grid, those without a count included.
+    grid = _tenx.read_positions(folder / "spatial" / "tissue_positions.parquet")
+    factor = bin_size // square
+    tissue = (
+        grid.filter(pl.col("in_tissue") == 1)
+        .select(pl.col("array_row", "array_col") // factor)
+        .unique()
+        .with_columns(in_tissue=pl.lit(1))
+    )
+    places = pl.from_pandas(binned.obs[["array_row", "array_col"]])
+    joined = places.join(tissue, on=["array_row", "array_col"], how="left", maintain_order="left")
+    binned.obs["in_tissue"] = joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
+    return binned
+
+
+def _attach_image(adata: AnnData, path: Path, given: str | os.PathLike[str] | None) -> None:
+    """Record the full-resolution picture, check its size, flag spots outside it."""
+    image_path = Path(given) if given is not None else _find_image(path)
+    if image_path is None:
+        return
+    image = open_image(image_path)
+    _, library = _spatial.library(adata)
+    library["metadata"]["source_image_path"] = str(image_path)
+    hires = library["images"].get("hires")
+    if hires is not None:
+        expected = np.array(hires.shape[:2]) / library["scalefactors"]["tissue_hires_scalef"]
+        if np.abs(np.array(image.shape) / expected - 1).max() > 0.01:
+            warnings.warn(
+                f"{image_path}: expected about {expected.round().astype(int).tolist()} pixels "
+                f"(hires picture ÷ scale factor), got {list(image.shape)}: is it another picture?",
+                stacklevel=3,
+            )
+    adata.obs["in_picture"] = _spatial.in_picture(_spatial.centers(adata), image.shape)
+
+
+def _find_image(path: Path) -> Path | None:
+    """The one full-resolution picture in the folder or those around the bins."""
+    around = [path, *(p for p in path.absolute().parents[:2] if _SQUARE.fullmatch(path.name))]
+    if path.name == "binned_outputs":
+        around.append(path.absolute().parent)
+    found = {p for folder in around for pattern in _IMAGES for p in folder.glob(pattern)}
+    files = sorted(p for p in found if p.is_file())
+    if len(files) > 1:
+        warnings.warn(
+            f"{path}: expected one full-resolution picture, got {[p.name for p in files]}; "
+            f"taking {files[0].name}: give image= to choose",
+            stacklevel=4,
+        )
+    return files[0] if files else None

@@ -1,0 +1,97 @@
+//! An image's level, from the header that Python read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use numpy::PyReadonlyArray1;
+use pyo3::prelude::*;
+use stfast_core::images::{self, Codec, Colour, Layout};
+
+use crate::error::{bad_word, to_python};
+
+/// A level of an image whose blocks can be decoded.
+#[pyclass(frozen, module = "stfast._core")]
+pub(crate) struct Level(pub(crate) Arc<images::Level>);
+
+/// The attributes that the header object must have.
+#[derive(FromPyObject)]
+struct Header<'py> {
+    width: usize,
+    height: usize,
+    block_width: usize,
+    block_height: usize,
+    padded: bool,
+    samples: usize,
+    planar: bool,
+    codec: String,
+    differenced: bool,
+    colour: String,
+    tables: Vec<u8>,
+    offsets: PyReadonlyArray1<'py, u64>,
+    lengths: PyReadonlyArray1<'py, u64>,
+}
+
+#[pymethods]
+impl Level {
+    #[new]
+    fn new(path: PathBuf, header: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let layout = header.extract::<Header<'_>>()?.layout()?;
+        let level = images::Level::open(&path, layout).map_err(to_python)?;
+        Ok(Self(Arc::new(level)))
+    }
+}
+
+impl Header<'_> {
+    fn layout(self) -> PyResult<Layout> {
+        Ok(Layout {
+            width: self.width,
+            height: self.height,
+            block_width: self.block_width,
+            block_height: self.block_height,
+            padded: self.padded,
+            samples: self.samples,
+            planar: self.planar,
+            codec: codec(&self.codec)?,
+            differenced: self.differenced,
+            colour: colour(&self.colour)?,
+            tables: self.tables,
+            offsets: self.offsets.as_array().to_vec(),
+            lengths: self.lengths.as_array().to_vec(),
+        })
+    }
+}
+
+fn codec(word: &str) -> PyResult<Codec> {
+    Ok(match word {
+        "raw" => Codec::Raw,
+        "deflate" => Codec::Deflate,
+        "lzw" => Codec::Lzw,
+        "zstd" => Codec::Zstd,
+        "jpeg" => Codec::Jpeg,
+        "png" => Codec::Png,
+        _ => {
+            return Err(bad_word(
+                "codec",
+                "raw, deflate, lzw, zstd, jpeg or png",
+                word,
+            ));
+        }
+    })
+}
+
+fn colour(word: &str) -> PyResult<Colour> {
+    Ok(match word {
+        "grey" => Colour::Grey,
+        "grey-inverted" => Colour::GreyInverted,
+        "rgb" => Colour::Rgb,
+        "ycbcr" => Colour::YCbCr,
+        "stream" => Colour::Stream,
+        _ => {
+            return Err(bad_word(
+                "colour",
+                "grey, grey-inverted, rgb, ycbcr or stream",
+                word,
+            ));
+        }
+    })
+}

@@ -1,0 +1,35 @@
+//! `stfast._core`: the door through which Python reaches the kernels.
+//!
+//! Python coerces its arguments, the core checks them; a function here borrows
+//! slices, goes through `door::run` and hands back what it got.
+
+mod arrays;
+mod bins;
+mod door;
+mod error;
+mod hvg;
+mod images;
+mod loader;
+mod tiles;
+
+use pyo3::prelude::*;
+
+/// The native half of stfast.
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("FormatError", py.get_type::<error::FormatError>())?;
+    module.add_class::<images::Level>()?;
+    module.add_class::<tiles::Cache>()?;
+    module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::moments, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::pearson, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::row_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::value_kinds, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
+    Ok(())
+}
