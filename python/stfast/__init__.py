@@ -1,17 +1,22 @@
-"""Spatial transcriptomics, from raw slide to training batch: fast, exact, pleasant."""
+"""Spatial transcriptomics, from raw slide to training batch: fast, exact, pleasant.
 
+The public names live here and are imported when they are first asked for, so
+that ``import stfast`` and ``stfast --help`` wait for neither pandas nor torch.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stfast._core import FormatError, __version__
-from stfast.bins import Bins, aggregate_bins
-from stfast.hvg import highly_variable_genes
-from stfast.images import SlideImage, open_image
-from stfast.readers import read, read_st, read_visium_hd
-from stfast.synthetic import synthesize_visium_hd
-from stfast.tiles import extract_tiles, thumbnail
 
 if TYPE_CHECKING:
+    from stfast.bins import Bins, aggregate_bins
+    from stfast.hvg import highly_variable_genes
+    from stfast.images import SlideImage, open_image
     from stfast.loader import Batch, TileLoader
+    from stfast.readers import read, read_st, read_visium_hd
+    from stfast.synthetic import synthesize_visium_hd
+    from stfast.tiles import extract_tiles, thumbnail
 
 __all__ = [
     "Batch",
@@ -31,11 +36,30 @@ __all__ = [
     "thumbnail",
 ]
 
+_HOMES = {
+    "Batch": "loader",
+    "Bins": "bins",
+    "SlideImage": "images",
+    "TileLoader": "loader",
+    "aggregate_bins": "bins",
+    "extract_tiles": "tiles",
+    "highly_variable_genes": "hvg",
+    "open_image": "images",
+    "read": "readers",
+    "read_st": "readers",
+    "read_visium_hd": "readers",
+    "synthesize_visium_hd": "synthetic",
+    "thumbnail": "tiles",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Names that need torch are imported when they are first asked for."""
-    if name in ("Batch", "TileLoader"):
-        from stfast import loader
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stfast' has no attribute {name!r}")
+    value = getattr(import_module(f"stfast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return getattr(loader, name)
-    raise AttributeError(f"module 'stfast' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,9 +28,7 @@ def workers(n: int | None) -> int:
     """
     if n is None:
         n = _workers_from_environment()
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"workers: expected an integer of at least 1, got {n!r}")
-    return int(n)
+    return at_least_one(n, "workers")
 
 
 def _workers_from_environment() -> int:
@@ -49,10 +47,8 @@ def _in_torch_worker() -> bool:
 
 def _cpus() -> int:
     """CPUs of this process: its affinity, capped by its control group's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cpus, _cgroup_quota()))
 
 
@@ -81,11 +77,9 @@ def matrix(x: Any, name: str = "matrix") -> Matrix:
     Nothing is copied when ``x`` is a CSR matrix of int32, int64, float32 or
     float64. Other kinds (CSC, COO, dense) and narrower integers are converted.
     """
-    if not sparse.issparse(x):
-        x = np.asarray(x)
-        if x.ndim != 2:
-            raise ValueError(f"{name}: expected 2 dimensions, got {x.ndim}")
-    csr = x if sparse.issparse(x) and x.format == "csr" else sparse.csr_matrix(x)
+    if not sparse.issparse(x) and np.ndim(x) != 2:
+        raise ValueError(f"{name}: expected 2 dimensions, got {np.ndim(x)}")
+    csr: Any = x if getattr(x, "format", "") == "csr" else sparse.csr_matrix(x)
     data = np.ascontiguousarray(csr.data)
     if data.dtype.name not in _COUNT_DTYPES or not data.dtype.isnative:
         data = data.astype(_wider(data.dtype, name))
@@ -116,11 +110,19 @@ def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def positive(x: float, name: str, unit: str = "") -> float:
+def positive(x: Any, name: str, unit: str = "") -> float:
     """A finite number above zero."""
-    if isinstance(x, bool) or not np.isscalar(x) or not math.isfinite(x) or x <= 0:
+    number = isinstance(x, (int, float, np.number)) and not isinstance(x, (bool, complex))
+    if not number or not math.isfinite(x) or x <= 0:
         raise ValueError(f"{name}: expected a positive number{unit and f' of {unit}'}, got {x!r}")
     return float(x)
+
+
+def at_least_one(n: object, name: str) -> int:
+    """A whole number from 1 on."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {n!r}")
+    return int(n)
 
 
 def points(x: ArrayLike, name: str = "centers") -> NDArray[np.float64]:

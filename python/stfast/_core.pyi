@@ -48,7 +48,7 @@ class Level:
 
 @final
 class Cache:
-    def __new__(cls, bytes: int) -> Cache: ...
+    def __new__(cls, capacity: int) -> Cache: ...
 
 def assign_bins(
     rows: NDArray[np.int64], cols: NDArray[np.int64], factor: int, workers: int

@@ -20,7 +20,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

@@ -62,7 +62,8 @@ def image_path(adata: AnnData) -> Path:
 def in_picture(xy: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Which centres lie within a picture of (height, width) pixels."""
     height, width = shape
-    inside: NDArray[np.bool_] = ((xy >= 0) & (xy <= (width, height))).all(axis=1)
+    x, y = xy.T
+    inside: NDArray[np.bool_] = (x >= 0) & (y >= 0) & (x <= width) & (y <= height)
     return inside
 
 

@@ -68,12 +68,12 @@ def from_table(image: str | os.PathLike[str], table: Path | None) -> Spots:
     if not pairs:
         raise FormatError(f"{table}: expected columns x, y or xaxis, yaxis, got {rows.columns}")
     named = rows.columns[0] not in ("x", "y", "xaxis", "yaxis", "r")
-    names = rows.to_series(0).cast(pl.String).to_list() if named else list(map(str, range(len(rows))))
-    radius = rows["r"].max() if "r" in rows.columns else None
+    names = rows.to_series(0) if named else pl.Series(range(len(rows)))
+    radius = rows["r"].to_numpy().max() if "r" in rows.columns else None
     return Spots(
         image=opened,
-        names=names,
+        names=names.cast(pl.String).to_list(),
         centers=_check.points(rows.select(pairs[0]).to_numpy(), str(table)),
-        diameter=None if radius is None else 2 * float(radius),  # type: ignore[arg-type]
+        diameter=None if radius is None else 2 * float(radius),
         mpp=opened.mpp,
     )

@@ -128,13 +128,12 @@ def aggregate_bins(
     return Bins(_sum(matrix, grid[2], len(grid[0]), threads, progress), grid[0], grid[1])
 
 
-def bin_names(bin_size: float, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> pd.Index:
+def bin_names(bin_size: float, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> "pd.Index[str]":
     """Space Ranger's barcodes of bins, such as ``s_008um_00012_00034-1``."""
-    places = pl.DataFrame({"row": rows, "col": cols}).select(
-        pl.all().cast(pl.String).str.zfill(5)
-    )
+    places = pl.DataFrame({"row": rows, "col": cols}).select(pl.all().cast(pl.String).str.zfill(5))
     named = places.select(pl.format(f"s_{round(bin_size):03}um_{{}}_{{}}-1", "row", "col"))
-    return pd.Index(named.to_series().to_numpy(), dtype=object)
+    index: pd.Index[str] = pd.Index(named.to_series().to_list(), dtype=object)
+    return index
 
 
 def _sum(
@@ -218,7 +217,7 @@ def _obs(
 def _centers(
     xy: NDArray[np.float64],
     at: NDArray[np.int64],
-    bin_at: NDArray[np.float64],
+    bin_at: NDArray[np.floating],
     bin_of_square: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Pixel centre of each whole bin, from those of the squares it has.

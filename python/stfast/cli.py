@@ -1,7 +1,8 @@
 """The command ``stfast``: arguments to functions, and words for what came back.
 
 Progress goes to stderr, and only to a terminal; ``--json`` prints one object for
-machines. An error is one line, and the exit status 1.
+machines. An error is one line, and the exit status 1. What a command needs is
+imported when it runs, so that ``--help`` answers at once.
 """
 
 import json
@@ -9,18 +10,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
-import numpy as np
-import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import stfast
-from stfast import _check, _spatial
 from stfast._output import whole
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = typer.Typer(
     name="stfast",
@@ -41,6 +42,7 @@ _EXPECTED = (
     ImportError,
 )
 
+Rows: TypeAlias = list[tuple[str, ...]]
 Workers = Annotated[int | None, typer.Option(help="Threads; default: all this process may use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Size = Annotated[int, typer.Option(help="Pixels of a tile's side.")]
@@ -112,7 +114,7 @@ def demo(
         workers=workers,
         report=report if sys.stderr.isatty() else lambda step: None,
     )
-    rows = [(s.name, s.did, f"{s.seconds:.2f} s", s.throughput) for s in steps]
+    rows: Rows = [(s.name, s.did, f"{s.seconds:.2f} s", s.throughput) for s in steps]
     found = {
         "steps": [vars(step) for step in steps],
         "picture": str(picture),
@@ -134,7 +136,7 @@ def info(
     _show(found, as_json, ("", ""), rows)
 
 
-def _image_info(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _image_info(path: Path) -> tuple[dict[str, Any], Rows]:
     image = stfast.open_image(path)
     levels = [
         {
@@ -155,20 +157,18 @@ def _image_info(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         "levels": levels,
     }
     mpp = "unknown" if image.mpp is None else f"{image.mpp:.4g} µm per pixel ({image.mpp_source})"
-    rows = [("kind", image.kind), ("pixel", mpp)]
-    for number, level in enumerate(levels):
-        block = " × ".join(map(str, level["block"]))
-        rows.append(
-            (
-                f"level {number}",
-                f"{level['width']} × {level['height']} px, 1/{level['downsample']:g}, "
-                f"{level['blocks']} {level['codec']} blocks of {block}",
-            )
-        )
+    rows: Rows = [("kind", image.kind), ("pixel", mpp)]
+    for number, (level, header) in enumerate((level, level.header) for level in image.levels):
+        sides = f"{header.width} × {header.height} px, 1/{level.downsample[0]:g}"
+        blocks = f"{len(header.offsets)} {header.codec} blocks"
+        block = f"{header.block_width} × {header.block_height}"
+        rows.append((f"level {number}", f"{sides}, {blocks} of {block}"))
     return found, rows
 
 
-def _slide_info(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _slide_info(path: Path) -> tuple[dict[str, Any], Rows]:
+    from stfast import _spatial
+
     adata = stfast.read(path)
     name, library = _spatial.library(adata)
     found = {
@@ -183,7 +183,7 @@ def _slide_info(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     }
     if "in_picture" in adata.obs:
         found["in_picture"] = int(adata.obs["in_picture"].sum())
-    rows = []
+    rows: Rows = []
     for key, value in found.items():
         nested = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{key} {inner}".strip(), _word(item)) for inner, item in nested]
@@ -238,6 +238,9 @@ def tile(
     as_json: Json = False,
 ) -> None:
     """Cut a tile around each spot."""
+    import numpy as np
+    import polars as pl
+
     from stfast._spots import from_folder, from_table
 
     chosen = from_folder(source) if source.is_dir() else from_table(source, spots)
@@ -279,6 +282,8 @@ def hvg(
     as_json: Json = False,
 ) -> None:
     """Choose highly variable genes from a slide's raw counts."""
+    import polars as pl
+
     adata = stfast.read(slide)
     table = stfast.highly_variable_genes(
         adata,
@@ -290,22 +295,27 @@ def hvg(
     )
     assert table is not None
     if output is not None:
-        frame = pl.from_pandas(table.rename_axis("gene").reset_index())
-        write = {".parquet": frame.write_parquet, ".csv": frame.write_csv}.get(output.suffix)
-        if write is None:
-            raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
-        with whole(output) as partial:
-            write(partial)
+        _write_table(pl.from_pandas(table.rename_axis("gene").reset_index()), output)
     score = "residual_variances" if flavor == "pearson_residuals" else "dispersions_norm"
     best = table[table["highly_variable"]].sort_values(score, ascending=False, kind="stable")
     found = {"flavor": flavor, "genes": best.index.tolist()}
-    rows = [(gene, f"{row[score]:.4g}", f"{row['means']:.4g}") for gene, row in best.head(20).iterrows()]
+    top = best.head(20)
+    shown = zip(top.index, top[score], top["means"], strict=True)
+    rows: Rows = [(gene, f"{value:.4g}", f"{mean:.4g}") for gene, value, mean in shown]
     _show(found, as_json, ("gene", score, "mean"), rows)
 
 
-def _show(
-    found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: list[tuple[str, ...]]
-) -> None:
+def _write_table(table: "pl.DataFrame", output: Path) -> None:
+    if output.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
+    with whole(output) as partial:
+        if output.suffix == ".csv":
+            table.write_csv(partial)
+        else:
+            table.write_parquet(partial)
+
+
+def _show(found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: Rows) -> None:
     if as_json:
         print(json.dumps(found, default=str))
         return

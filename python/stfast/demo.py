@@ -24,7 +24,7 @@ from stfast.images import open_image
 from stfast.readers import read
 from stfast.readers.visium_hd import is_visium_hd, read_visium_hd, sizes_on_disk
 from stfast.synthetic import synthesize_visium_hd
-from stfast.tiles import extract_tiles, thumbnail
+from stfast.tiles import thumbnail
 
 Report = Callable[["Step"], object]
 
@@ -120,7 +120,8 @@ def run_demo(
     adata = _usable(run, adata)
     _choose_genes(run, adata, n_top_genes, workers)
     span = None if span_um is None else span_um / _spatial.mpp(adata)
-    tiles = _load(run, adata, size, span, batch_size, seed, workers)
+    options = {"size": size, "span": span, "batch_size": batch_size, "seed": seed}
+    tiles = _load(run, adata, **options, workers=workers)
     picture = folder / f"{_spatial.library(adata)[0]}.png"
     with run.step("draw", "spots") as note:
         draw(adata, tiles, picture, gene=gene)
@@ -183,35 +184,23 @@ def _choose_genes(run: Run, adata: AnnData, n_top_genes: int, workers: int | Non
         note.update(did=f"{n_top_genes} genes, first {', '.join(best)}", amount=adata.X.nnz)
 
 
-def _load(
-    run: Run,
-    adata: AnnData,
-    size: int,
-    span: float | None,
-    batch_size: int,
-    seed: int,
-    workers: int | None,
-) -> NDArray[np.uint8]:
+def _load(run: Run, adata: AnnData, **options: Any) -> NDArray[np.uint8]:
     """An epoch of batches; the first tiles of the first batch come back."""
     from stfast import TileLoader
 
     with run.step("load", "tiles") as note:
-        loader = TileLoader(
-            adata, size=size, span=span, batch_size=batch_size, seed=seed, workers=workers
-        )
-        first, seen = np.empty((0, size, size, 3), np.uint8), 0
+        loader = TileLoader(adata, **options)
+        first, seen = np.empty((0, loader.size, loader.size, 3), np.uint8), 0
         for batch in loader:
             if not seen:
                 first = batch.image[:12].cpu().numpy().copy()
             seen += len(batch)
-        did = f"{len(loader)} batches of {size} px tiles + {len(loader.genes)} genes"
+        did = f"{len(loader)} batches of {loader.size} px tiles + {len(loader.genes)} genes"
         note.update(did=f"{did} on {loader.device}", amount=seen)
     return first
 
 
-def draw(
-    adata: AnnData, tiles: NDArray[np.uint8], path: Path, *, gene: str | None = None
-) -> None:
+def draw(adata: AnnData, tiles: NDArray[np.uint8], path: Path, *, gene: str | None = None) -> None:
     """Draw the slide, its spots coloured by one gene, and a strip of tiles.
 
     Parameters
@@ -228,7 +217,8 @@ def draw(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("matplotlib: expected it for the picture; pip install 'stfast[plot]'") from error
+        message = "matplotlib: expected it for the picture; pip install 'stfast[plot]'"
+        raise ImportError(message) from error
 
     gene = gene or str(adata.var["highly_variable_rank"].idxmin())
     if gene not in adata.var_names:
@@ -236,29 +226,36 @@ def draw(
     picture = open_image(_spatial.image_path(adata))
     pixels, scale = thumbnail(picture, 1600)
     figure = Figure(figsize=(12, 7.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[6.2, 1.3])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[6.2, 1.3])
+    top, bottom = parts
     plain, coloured = top.subplots(1, 2)
     plain.imshow(pixels)
     plain.set_title(_spatial.library(adata)[0])
     coloured.imshow(pixels)
-    dots = _dots(coloured, adata, scale, gene)
+    meaning = _add_dots(coloured, adata, scale, gene)
     coloured.set_title(f"{gene}, log counts")
-    top.colorbar(dots, ax=coloured, shrink=0.7)
-    for panel, tile in zip(bottom.subplots(1, len(tiles)), tiles, strict=True):
+    bottom.suptitle("first tiles of an epoch", fontsize=10)
+    strip = np.atleast_1d(bottom.subplots(1, len(tiles)))
+    for panel, tile in zip(strip, tiles, strict=True):
         panel.imshow(tile)
-    for panel in figure.axes:
-        if panel is not dots.colorbar.ax:
-            panel.set_axis_off()
+    for panel in (plain, coloured, *strip):
+        panel.set_axis_off()
+    top.colorbar(meaning, ax=coloured, shrink=0.7)
     with whole(path) as partial:
         figure.savefig(partial, dpi=110)
 
 
-def _dots(panel: Any, adata: AnnData, scale: float, gene: str) -> Any:
-    """Spots as circles of their own size, in the thumbnail's pixels."""
+def _add_dots(panel: Any, adata: AnnData, scale: float, gene: str) -> Any:
+    """Spots as circles of their own size, in the thumbnail's pixels; what the colours mean."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import EllipseCollection
+    from matplotlib.colors import Normalize
 
     values = adata[:, gene].X
-    values = np.asarray(values.todense() if hasattr(values, "todense") else values).ravel()
+    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    values = np.log1p(values.ravel())
+    scaled = Normalize(0, max(float(values.max()), 1e-9))
     diameter = np.full(adata.n_obs, _spatial.spot_span(adata) * scale)
     dots = EllipseCollection(
         diameter,
@@ -267,9 +264,9 @@ def _dots(panel: Any, adata: AnnData, scale: float, gene: str) -> Any:
         units="xy",
         offsets=_spatial.centers(adata) * scale,
         offset_transform=panel.transData,
-        array=np.log1p(values),
-        cmap="viridis",
-        alpha=0.85,
+        # Where the gene is silent the tissue shows through.
+        facecolors=colormaps["viridis"](scaled(values), alpha=0.2 + 0.8 * scaled(values)),
         linewidth=0,
     )
-    return panel.add_collection(dots)
+    panel.add_collection(dots)
+    return ScalarMappable(scaled, "viridis")

@@ -101,7 +101,7 @@ def highly_variable_genes(
         table = _pearson(matrix, n_top_genes, theta, clip, threads)
     else:
         base = adata.uns.get("log1p", {}).get("base")
-        table = _dispersions(matrix, base, normalize, n_bins, threads)
+        table = _dispersions(matrix, base, n_bins, threads, normalize=normalize)
         bounds = (min_mean, max_mean, min_disp, max_disp)
         table["highly_variable"] = _choose(table, n_top_genes, bounds)
     table.index = adata.var_names
@@ -143,10 +143,10 @@ def _pearson(
 
 
 def _dispersions(
-    matrix: _check.Matrix, base: float | None, normalize: bool, n_bins: int, threads: int
+    matrix: _check.Matrix, base: float | None, n_bins: int, threads: int, *, normalize: bool
 ) -> pd.DataFrame:
     """Dispersions normalised within bins of the mean (scanpy's ``seurat``)."""
-    mean, variance = _expressed_moments(matrix, base, normalize, threads)
+    mean, variance = _expressed_moments(matrix, base, threads, normalize=normalize)
     mean[mean == 0] = 1e-12
     dispersion = variance / mean
     dispersion[dispersion == 0] = np.nan
@@ -167,7 +167,7 @@ def _dispersions(
 
 
 def _expressed_moments(
-    matrix: _check.Matrix, base: float | None, normalize: bool, threads: int
+    matrix: _check.Matrix, base: float | None, threads: int, *, normalize: bool
 ) -> tuple[Floats, Floats]:
     """Mean and variance (one degree of freedom less) of expression, not of its log."""
     fractional = _fractional(matrix, threads)
@@ -207,7 +207,8 @@ def _choose(
     order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")
     chosen = np.zeros(len(score), dtype=np.bool_)
     chosen[order[:n_top_genes]] = True
-    return chosen & ~np.isnan(score)
+    chosen[np.isnan(score)] = False
+    return chosen
 
 
 def _fractional(matrix: _check.Matrix, threads: int) -> bool:

@@ -199,7 +199,8 @@ def open_image(path: str | os.PathLike[str]) -> SlideImage:
     except FormatError:
         raise
     except _HEADER_FAULTS as error:
-        raise FormatError(f"{path}: expected an image header that can be read, got {error}") from error
+        message = f"{path}: expected an image header that can be read, got {error}"
+        raise FormatError(message) from error
 
 
 def _open_tiff(path: Path) -> SlideImage:
@@ -242,7 +243,8 @@ def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
             raise NotImplementedError(
                 f"{path}: expected 8-bit grey or RGB in a known codec, got {found}"
             )
-    assert codec is not None and colour is not None
+    assert codec is not None
+    assert colour is not None
     offsets, lengths, rows = _tiff_blocks(page, codec, path)
     return Header(
         width=page.imagewidth,

@@ -111,9 +111,9 @@ class TileLoader:
 
     Examples
     --------
-    >>> adata = stfast.read("slide")                                # doctest: +SKIP
-    >>> stfast.highly_variable_genes(adata, n_top_genes=128)        # doctest: +SKIP
-    >>> for batch in stfast.TileLoader(adata, batch_size=256):      # doctest: +SKIP
+    >>> adata = stfast.read("slide")  # doctest: +SKIP
+    >>> stfast.highly_variable_genes(adata, n_top_genes=128)  # doctest: +SKIP
+    >>> for batch in stfast.TileLoader(adata, batch_size=256):  # doctest: +SKIP
     ...     loss = model(batch.image, batch.genes)
     """
 
@@ -137,8 +137,8 @@ class TileLoader:
         if not slides:
             raise ValueError("slides: expected at least one, got none")
         self.size = size
-        self.batch_size = int(_check.positive(batch_size, "batch_size"))
-        self.prefetch = int(_check.positive(prefetch, "prefetch"))
+        self.batch_size = _check.at_least_one(batch_size, "batch_size")
+        self.prefetch = _check.at_least_one(prefetch, "prefetch")
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.workers = _check.workers(workers)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -306,9 +306,9 @@ class _CudaOutlet(_Outlet):
 
     def __init__(self, loader: TileLoader) -> None:
         super().__init__(loader)
-        self.stream = torch.cuda.Stream(loader.device)
+        self.stream = torch.cuda.Stream(loader.device)  # type: ignore[no-untyped-call]
         self.slots = [
-            (self.empty(loader.batch_size, pinned=True), torch.cuda.Event())
+            (self.empty(loader.batch_size, pinned=True), torch.cuda.Event())  # type: ignore[no-untyped-call]
             for _ in range(loader.prefetch + 1)
         ]
 
@@ -326,6 +326,7 @@ class _CudaOutlet(_Outlet):
 
     def take(self, ready: Any) -> Batch:
         """Make the consumer's stream wait for the copy, and keep the memory until it is done."""
+        on_device: Batch
         on_device, copied = ready
         stream = torch.cuda.current_stream(self.loader.device)
         stream.wait_event(copied)

@@ -66,7 +66,8 @@ def plan_windows(
     """
     centers = _check.points(centers)
     size = _tile_side(size)
-    side = max(1, int(np.floor(_check.positive(size if span is None else span, "span", "pixels") + 0.5)))
+    span = _check.positive(size if span is None else span, "span", "pixels")
+    side = max(1, int(np.floor(span + 0.5)))
     _inside(image, centers)
     corner = np.floor(centers - side / 2 + 0.5)
     level = image.best_level(side / size)
@@ -202,8 +203,11 @@ def _inside(image: SlideImage, centers: NDArray[np.float64]) -> None:
 def _output(out: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if out is None:
         return np.empty(shape, dtype=np.uint8)
-    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.uint8
-    if not fits or not out.flags.c_contiguous or not out.flags.writeable:
-        found = f"{getattr(out, 'dtype', type(out).__name__)} {getattr(out, 'shape', '')}"
+    array: object = out
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"out: expected a numpy array, got {type(array).__name__}")
+    flags = out.flags.c_contiguous and out.flags.writeable
+    if out.shape != shape or out.dtype != np.uint8 or not flags:
+        found = f"{out.dtype} {out.shape}"
         raise ValueError(f"out: expected a writeable C-ordered uint8 array {shape}, got {found}")
     return out

@@ -242,6 +242,9 @@ impl Residual {
 
     /// `[r - r0, r² - r0²]`: what a count adds to what a zero gave.
     fn beyond_zero(self, x: f64, mu: f64) -> [f64; 2] {
+        if x == 0.0 {
+            return [0.0; 2];
+        }
         let scale = 1.0 / (mu + mu * mu / self.theta).sqrt();
         let (r, r0) = ((x - mu) * scale, -mu * scale);
         if r <= self.clip && r0 >= -self.clip {

@@ -16,8 +16,8 @@ pub(crate) struct Cache(Arc<tiles::Cache>);
 #[pymethods]
 impl Cache {
     #[new]
-    fn new(bytes: u64) -> Self {
-        Self(Arc::new(tiles::Cache::new(bytes)))
+    fn new(capacity: u64) -> Self {
+        Self(Arc::new(tiles::Cache::new(capacity)))
     }
 }
 
