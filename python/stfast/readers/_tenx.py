@@ -53,9 +53,8 @@ def _counts(file: h5py.File, path: Path) -> Counts:
     group = file["matrix"]
     n_genes, n_barcodes = (int(n) for n in group["shape"][:])
     barcodes = _text(group["barcodes"])
-    arrays = (group["data"][:], group["indices"][:], group["indptr"][:])
-    _check_matrix(*arrays, len(barcodes), n_genes, n_barcodes, path)
-    data, indices, indptr = arrays
+    data, indices, indptr = (group[name][:] for name in ("data", "indices", "indptr"))
+    _check_matrix((data, indices, indptr), (len(barcodes), n_barcodes, n_genes), path)
     if data.dtype.kind == "u":
         data = data.astype(np.int64 if data.dtype.itemsize > 2 else np.int32)
     matrix = sparse.csr_matrix(
@@ -67,14 +66,10 @@ def _counts(file: h5py.File, path: Path) -> Counts:
 
 
 def _check_matrix(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    n_names: int,
-    n_genes: int,
-    n_barcodes: int,
-    path: Path,
+    arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], sizes: tuple[int, int, int], path: Path
 ) -> None:
+    data, indices, indptr = arrays
+    n_names, n_barcodes, n_genes = sizes
     faults = {
         f"{n_barcodes} barcodes by shape but {n_names} by name": n_names != n_barcodes,
         f"{len(indptr)} values in indptr": len(indptr) != n_barcodes + 1,
