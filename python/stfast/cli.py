@@ -168,7 +168,11 @@ def _image_info(path: Path) -> tuple[dict[str, Any], Rows]:
 
 def _slide_info(path: Path) -> tuple[dict[str, Any], Rows]:
     from stfast import _spatial
+    from stfast.readers.visium_hd import describe_visium_hd, is_visium_hd
 
+    if is_visium_hd(path):
+        found = {"path": str(path), **describe_visium_hd(path)}
+        return found, _rows(found)
     adata = stfast.read(path)
     name, library = _spatial.library(adata)
     found = {
@@ -183,11 +187,16 @@ def _slide_info(path: Path) -> tuple[dict[str, Any], Rows]:
     }
     if "in_picture" in adata.obs:
         found["in_picture"] = int(adata.obs["in_picture"].sum())
+    return found, _rows(found)
+
+
+def _rows(found: dict[str, Any]) -> Rows:
+    """What was found, a line each; what is nested under the name it has."""
     rows: Rows = []
     for key, value in found.items():
         nested = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{key} {inner}".strip(), _word(item)) for inner, item in nested]
-    return found, rows
+    return rows
 
 
 def _word(value: Any) -> str:
@@ -219,7 +228,7 @@ def bin_(
         "genes": binned.n_vars,
         "counts": int(binned.X.sum()),
     }
-    _show(found, as_json, ("", ""), [(k, _word(v)) for k, v in found.items()])
+    _show(found, as_json, ("", ""), _rows(found))
 
 
 @app.command()
@@ -267,7 +276,7 @@ def tile(
         "size": size,
         "span_px": span,
     }
-    _show(found, as_json, ("", ""), [(k, _word(v)) for k, v in found.items()])
+    _show(found, as_json, ("", ""), _rows(found))
 
 
 @app.command()

@@ -5,6 +5,8 @@ of Space Ranger's ``spatial`` folder.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +41,25 @@ class Counts(NamedTuple):
 
 def read_counts(path: Path) -> Counts:
     """Read ``*_feature_bc_matrix.h5``."""
+    with _open(path) as file:
+        return _counts(file, path)
+
+
+def count_sizes(path: Path) -> dict[str, int]:
+    """Barcodes, genes and stored counts of a matrix, from its header alone."""
+    with _open(path) as file:
+        genes, barcodes = (int(n) for n in file["matrix/shape"][:])
+        return {"barcodes": barcodes, "genes": genes, "nonzeros": len(file["matrix/data"])}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file; what h5py finds wrong with it becomes a FormatError."""
     with path.open("rb"):
         pass
     try:
         with h5py.File(path) as file:
-            return _counts(file, path)
+            yield file
     except (OSError, KeyError) as error:
         expected = "a 10x feature-barcode matrix in HDF5"
         raise FormatError(f"{path}: expected {expected}, got {error}") from error
@@ -147,6 +163,16 @@ def join_positions(
 
 def read_library(spatial: Path) -> dict[str, Any]:
     """Images and scale factors of a ``spatial`` folder, as scanpy keeps them."""
+    images = {
+        name: _pixels(spatial / f"tissue_{name}_image.png")
+        for name in ("hires", "lowres")
+        if (spatial / f"tissue_{name}_image.png").exists()
+    }
+    return {"images": images, "scalefactors": read_scalefactors(spatial)}
+
+
+def read_scalefactors(spatial: Path) -> dict[str, Any]:
+    """Read ``scalefactors_json.json`` of a ``spatial`` folder."""
     path = spatial / "scalefactors_json.json"
     try:
         factors = json.loads(path.read_text())
@@ -155,12 +181,7 @@ def read_library(spatial: Path) -> dict[str, Any]:
     if not isinstance(factors, dict) or "tissue_hires_scalef" not in factors:
         found = list(factors) if isinstance(factors, dict) else type(factors).__name__
         raise FormatError(f"{path}: expected Space Ranger's scale factors, got {found}")
-    images = {
-        name: _pixels(spatial / f"tissue_{name}_image.png")
-        for name in ("hires", "lowres")
-        if (spatial / f"tissue_{name}_image.png").exists()
-    }
-    return {"images": images, "scalefactors": factors}
+    return factors
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:

@@ -42,6 +42,19 @@ def sizes_on_disk(path: Path) -> list[int]:
     return sorted(_folders(path))
 
 
+def describe_visium_hd(path: Path) -> dict[str, object]:
+    """What a folder holds, from headers alone: sizes of matrices, scale factors, picture."""
+    found: dict[str, object] = {"technology": "Visium HD"}
+    for size, folder in sorted(_folders(path).items()):
+        for matrix in sorted(folder.glob("*_feature_bc_matrix.h5")):
+            kind = matrix.name.split("_")[0]
+            found[f"{size} µm {kind}"] = _tenx.count_sizes(matrix)
+        found[f"{size} µm scalefactors"] = _tenx.read_scalefactors(folder / "spatial")
+    image = _find_image(path)
+    found["picture"] = None if image is None else str(image)
+    return found
+
+
 def read_visium_hd(
     path: str | os.PathLike[str],
     bin_size: int = 8,
