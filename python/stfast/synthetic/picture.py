@@ -32,7 +32,7 @@ _TEXTURE_UM = 0.25
 # Optical density per unit of stain, by colour (R, G, B).
 _HAEMATOXYLIN = (0.88, 1.10, 0.55)
 _EOSIN = (0.11, 0.66, 0.37)
-_GLASS = 243.0
+_GLASS, _NOISE = 243.0, 2.0
 # Beyond this the rough edge of the tissue does not reach.
 _ROUGH_UM = 10.0
 _SHOWN = ("depth", "gland", "follicle", "along", "u", "v", "tone")
@@ -155,9 +155,9 @@ def _develop(haematoxylin: Floats | None, eosin: Floats | None, noise: Floats) -
     """Return the colours that two stains let through, with the camera's noise."""
     out = np.empty((*noise.shape, 3), np.uint8)
     for colour, (h, e) in enumerate(zip(_HAEMATOXYLIN, _EOSIN, strict=True)):
-        light = _GLASS + 1.3 * noise
+        light = noise * _NOISE + _GLASS
         if haematoxylin is not None and eosin is not None:
-            light *= np.exp(haematoxylin * -h - eosin * e)
+            light += _GLASS * np.expm1(haematoxylin * -h - eosin * e)
         out[..., colour] = clip(light, 0, 255)
     return out
 
