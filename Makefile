@@ -1,0 +1,84 @@
+# Every chore of stfast, each by one word. `make` lists them; whichever comes first does the
+# set-up, and what has not changed is not done again: .venv/.deps stands for the environment,
+# the built extension for the Rust sources.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+# More words for demo, test, test-all and bench: make test ARGS="-k tiles"
+ARGS ?=
+
+# The venv's tools come first, cmake among them; PyO3 and maturin ask the venv's Python.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
+
+DEPS := .venv/.deps
+EXTENSION := python/stfast/_core.abi3.so
+RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml -o -name build.rs)
+# In CI the committed lock file must be right as it is.
+LOCKED := $(if $(CI),--locked)
+
+.PHONY: help demo test test-all check fmt bench wheel docs dev clean
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(EXTENSION)  ## Run the main job on a slide it makes (ARGS="--slide FOLDER": on yours)
+	@stfast demo $(ARGS)
+
+test: $(EXTENSION)  ## Run the fast tests: cargo's, then pytest's
+	@cargo test --quiet $(LOCKED) -p stfast-core
+	@pytest -m "not slow" $(ARGS)
+
+test-all: $(EXTENSION)  ## Run every test, the slow ones too
+	@cargo test --quiet $(LOCKED) -p stfast-core
+	@pytest $(ARGS)
+
+check: $(EXTENSION)  ## Check format, lints, types, stub and Rust docs; change nothing
+	cargo fmt --all --check
+	ruff format --check .
+	ruff check .
+	mypy
+	python -m mypy.stubtest --mypy-config-file pyproject.toml stfast._core
+	cargo clippy --quiet $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet $(LOCKED) --no-deps -p stfast-core
+
+fmt: $(DEPS)  ## Format all sources and mend what ruff can mend
+	cargo fmt --all
+	ruff check --fix --exit-zero --quiet .
+	ruff format .
+
+bench: $(EXTENSION)  ## Measure each word beside its peer
+	@python -m benches $(ARGS)
+
+wheel: $(DEPS)  ## Build the manylinux wheel into dist/ and try it where no compiler is
+	python tools/notices.py THIRD_PARTY_NOTICES
+	rm -rf dist
+	bash tools/wheel.sh
+	python tools/smoke.py dist/*.whl
+
+docs: $(EXTENSION)  ## Write the reference of the Python and Rust names under target/
+	pdoc --docformat numpy --output-directory target/docs stfast
+	cargo doc --quiet --no-deps -p stfast-core
+	@echo "target/docs/index.html target/doc/stfast_core/index.html"
+
+dev: $(EXTENSION)  ## Make .venv, build the extension, install the commit hooks
+	@if git rev-parse --git-dir >/dev/null 2>&1; then pre-commit install; fi
+	@echo "ready: source .venv/bin/activate"
+
+clean:  ## Delete all that was made here, .venv and target too
+	rm -rf .venv target dist demo THIRD_PARTY_NOTICES $(EXTENSION) \
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(DEPS): pyproject.toml tools/setup.sh tools/requirements.py
+	@bash tools/setup.sh "$(PYTHON)"
+	@touch $@
+
+$(EXTENSION): $(DEPS) $(RUST)
+	maturin develop --release $(LOCKED) $$(command -v uv >/dev/null && echo --uv || true)
+	@touch $@
