@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from stfast import _check, _core
 
@@ -97,6 +98,15 @@ def highly_variable_genes(
     if adata.n_obs < 2:
         raise ValueError(f"spots: expected at least 2, got {adata.n_obs}")
     threads = _check.workers(workers)
+    matrix, fractional = _canonical(matrix, threads)
+    raw_wanted = flavor == "pearson_residuals" or normalize
+    if raw_wanted and fractional:
+        message = f"{flavor}: expected raw counts, got values that are not whole"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    if not raw_wanted and not fractional and len(matrix[0]):
+        raise ValueError(
+            f"{flavor}: expected log1p data, got whole numbers; give normalize=True for raw counts"
+        )
     if flavor == "pearson_residuals":
         table = _pearson(matrix, n_top_genes, theta, clip, threads)
     else:
@@ -122,9 +132,6 @@ def _pearson(
 ) -> pd.DataFrame:
     if n_top_genes is None:
         raise ValueError("n_top_genes: expected a number with pearson_residuals, got None")
-    if _fractional(matrix, threads):
-        message = "pearson_residuals: expected raw counts, got values that are not whole"
-        warnings.warn(message, UserWarning, stacklevel=3)
     n = len(matrix[2]) - 1
     bound = np.sqrt(n) if clip is None else float(clip)
     sums, squares, variance = _core.pearson(matrix, float(theta), float(bound), threads)
@@ -170,16 +177,11 @@ def _expressed_moments(
     matrix: _check.Matrix, base: float | None, threads: int, *, normalize: bool
 ) -> tuple[Floats, Floats]:
     """Mean and variance (one degree of freedom less) of expression, not of its log."""
-    fractional = _fractional(matrix, threads)
     n = len(matrix[2]) - 1
     if normalize:
         sums, m2 = _core.moments(matrix, threads, factors=_to_median(matrix, threads))
-    elif fractional or not len(matrix[0]):
-        sums, m2 = _core.moments(matrix, threads, log_base=1.0 if base is None else np.log(base))
     else:
-        raise ValueError(
-            "seurat: expected log1p data, got whole numbers; give normalize=True for raw counts"
-        )
+        sums, m2 = _core.moments(matrix, threads, log_base=1.0 if base is None else np.log(base))
     return sums / n, m2 / (n - 1)
 
 
@@ -211,10 +213,22 @@ def _choose(
     return chosen
 
 
-def _fractional(matrix: _check.Matrix, threads: int) -> bool:
-    """Whether some value is not whole; raises where one cannot be expression."""
-    infinite, negative, fractional = _core.value_kinds(matrix, threads)
+def _canonical(matrix: _check.Matrix, threads: int) -> tuple[_check.Matrix, bool]:
+    """The matrix with each gene at most once in a row, and whether it has fractions.
+
+    Raises where some value cannot be expression.
+    """
+    infinite, negative, fractional, disordered = _core.value_kinds(matrix, threads)
     if infinite or negative:
         found = "NaN or infinite values" if infinite else "negative values"
         raise ValueError(f"counts: expected finite values of at least 0, got {found}")
-    return fractional
+    if disordered:
+        shape = (len(matrix[2]) - 1, matrix[3])
+        ordered = sparse.csr_matrix(matrix[:3], shape=shape, copy=True)
+        ordered.sum_duplicates()
+        twice = len(matrix[0]) - ordered.nnz
+        if twice:
+            message = f"counts: expected a gene once in a spot, got {twice} repeated; added up"
+            warnings.warn(message, UserWarning, stacklevel=3)
+        matrix = _check.matrix(ordered)
+    return matrix, fractional

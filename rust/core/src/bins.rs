@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::csr::{Csr, Index};
 use crate::error::{Result, expect_len};
+use crate::simd::with_avx2;
 use crate::{Error, Watch};
 
 /// Bins per unit of parallel work.
@@ -228,17 +229,20 @@ struct Piece<T> {
     ends: Vec<usize>,
 }
 
-/// One dense row of sums, and a bit for each column it holds.
+/// One dense row of sums, a bit for each column it holds, and room to list them.
 struct Accumulator<S> {
     sums: Vec<S>,
     touched: Vec<u64>,
+    columns: Vec<i32>,
 }
 
 impl<S: Copy + Default + PartialEq + std::ops::AddAssign> Accumulator<S> {
     fn new(n_cols: usize) -> Self {
+        let words = n_cols.div_ceil(64);
         Self {
             sums: vec![S::default(); n_cols],
-            touched: vec![0; n_cols.div_ceil(64)],
+            touched: vec![0; words],
+            columns: vec![0; words * 64 + UNROLLED],
         }
     }
 
@@ -275,22 +279,73 @@ impl<S: Copy + Default + PartialEq + std::ops::AddAssign> Accumulator<S> {
 
     /// Moves the row of sums to the end of the piece and clears it.
     fn drain<T: Count<Sum = S>>(&mut self, piece: &mut Piece<T>) -> Result<()> {
-        for (word, bits) in self.touched.iter_mut().enumerate() {
-            while *bits != 0 {
-                let col = word * 64 + bits.trailing_zeros() as usize;
-                *bits &= *bits - 1;
-                let sum = std::mem::take(&mut self.sums[col]);
-                if sum != S::default() {
-                    piece.data.push(T::narrow(sum).ok_or(Error::Overflow {
-                        what: "counts of a bin",
-                        dtype: T::DTYPE,
-                    })?);
-                    piece.indices.push(col as i32);
-                }
-            }
+        let n = list_bits(&mut self.touched, &mut self.columns);
+        let start = piece.data.len();
+        let (mut fits, mut zeros) = (true, false);
+        let sums = &mut self.sums;
+        piece.indices.extend_from_slice(&self.columns[..n]);
+        piece.data.extend(self.columns[..n].iter().map(|&col| {
+            let sum = std::mem::take(&mut sums[col as usize]);
+            let value = T::narrow(sum);
+            fits &= value.is_some();
+            let value = value.unwrap_or_default();
+            zeros |= value.widen() == S::default();
+            value
+        }));
+        if !fits {
+            let (what, dtype) = ("counts of a bin", T::DTYPE);
+            return Err(Error::Overflow { what, dtype });
+        }
+        if zeros {
+            piece.drop_zeros(start);
         }
         piece.ends.push(piece.data.len());
         Ok(())
+    }
+}
+
+impl<T: Count> Piece<T> {
+    /// Takes out what summed to zero, from `start` on.
+    fn drop_zeros(&mut self, start: usize) {
+        let mut kept = start;
+        for i in start..self.data.len() {
+            if self.data[i].widen() != T::Sum::default() {
+                self.data[kept] = self.data[i];
+                self.indices[kept] = self.indices[i];
+                kept += 1;
+            }
+        }
+        self.data.truncate(kept);
+        self.indices.truncate(kept);
+    }
+}
+
+/// Bits of a word that are listed without asking how many there are.
+const UNROLLED: usize = 4;
+
+with_avx2! {
+    /// Lists the positions of the set bits in order, clears them, and counts them.
+    ///
+    /// A row of sums touches about one column in sixty: how many bits a word has
+    /// cannot be foretold, so a few are always written and the surplus overwritten.
+    fn list_bits(words: &mut [u64], out: &mut [i32]) -> usize {
+        let mut n = 0;
+        for (word, base) in words.iter_mut().zip((0..).step_by(64)) {
+            let mut bits = std::mem::take(word);
+            let count = bits.count_ones() as usize;
+            for slot in &mut out[n..n + UNROLLED] {
+                *slot = base + bits.trailing_zeros() as i32;
+                bits &= bits.wrapping_sub(1);
+            }
+            if count > UNROLLED {
+                for slot in &mut out[n + UNROLLED..n + count] {
+                    *slot = base + bits.trailing_zeros() as i32;
+                    bits &= bits.wrapping_sub(1);
+                }
+            }
+            n += count;
+        }
+        n
     }
 }
 

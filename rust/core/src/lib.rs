@@ -13,6 +13,7 @@ pub mod hvg;
 pub mod images;
 pub mod io;
 pub mod loader;
+mod simd;
 pub mod sweep;
 pub mod tiles;
 pub mod watch;

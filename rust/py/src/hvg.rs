@@ -65,15 +65,20 @@ pub(crate) fn pearson<'py>(
     })
 }
 
-/// Whether stored values are infinite or NaN, negative, fractional.
+/// Whether values are infinite or NaN, negative, fractional, and columns disordered.
 #[pyfunction]
 pub(crate) fn value_kinds(
     py: Python<'_>,
     matrix: Matrix<'_>,
     workers: usize,
-) -> PyResult<(bool, bool, bool)> {
+) -> PyResult<(bool, bool, bool, bool)> {
     with_csr!(matrix, |csr| {
-        let kinds = door::run(py, workers, None, |watch| hvg::kinds(csr.data, watch))?;
-        Ok((kinds.infinite, kinds.negative, kinds.fractional))
+        let kinds = door::run(py, workers, None, |watch| hvg::kinds(csr, watch))?;
+        Ok((
+            kinds.infinite,
+            kinds.negative,
+            kinds.fractional,
+            kinds.disordered,
+        ))
     })
 }

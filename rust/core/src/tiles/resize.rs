@@ -7,6 +7,7 @@
 
 use super::window::Window;
 use crate::images::RGB;
+use crate::simd::with_avx2;
 
 /// Fractional bits of a weight: 8 bits of pixel and 2 of overshoot fit beside.
 const BITS: u32 = 32 - 8 - 2;
@@ -93,28 +94,6 @@ fn cubic(x: f64) -> f64 {
 
 fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
-}
-
-/// Compiles a function twice, for any x86-64 and for AVX2, and picks at run time.
-macro_rules! with_avx2 {
-    (fn $name:ident($($arg:ident: $type:ty),*) $body:block) => {
-        fn $name($($arg: $type),*) {
-            #[inline(always)]
-            fn plain($($arg: $type),*) $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) {
-                    plain($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor was just asked.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            plain($($arg),*)
-        }
-    };
 }
 
 with_avx2! {
