@@ -12,6 +12,14 @@ __version__: str
 _Matrix = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
 _Progress = Callable[[int], object]
 
+_Places = tuple[
+    Sequence[Level],
+    Sequence[tuple[float, float]],
+    NDArray[np.uint32],
+    NDArray[np.float64],
+    NDArray[np.float64],
+]
+
 class FormatError(ValueError): ...
 
 class _Header(Protocol):
@@ -79,9 +87,7 @@ def gather_rows(
     matrix: _Matrix, rows: NDArray[np.int64], out: NDArray[np.float32], workers: int
 ) -> None: ...
 def extract_tiles(
-    levels: Sequence[Level],
-    spans: Sequence[tuple[float, float]],
-    places: tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]],
+    places: _Places,
     out: NDArray[np.uint8],
     fill: int,
     workers: int,

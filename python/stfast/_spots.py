@@ -1,8 +1,10 @@
-"""Which spots to cut tiles around: from a slide's folder, or from a table."""
+"""Which spots to cut tiles around, from a folder or a table, and the file of their tiles."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,8 +12,10 @@ from numpy.typing import NDArray
 
 from stfast import _check, _spatial
 from stfast._core import FormatError
+from stfast._output import whole
 from stfast.images import SlideImage, open_image
 from stfast.readers import read
+from stfast.tiles import extract_tiles
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,38 @@ def from_table(image: str | os.PathLike[str], table: Path | None) -> Spots:
         diameter=None if radius is None else 2 * float(radius),
         mpp=opened.mpp,
     )
+
+
+def write_tiles(
+    spots: Spots,
+    output: Path,
+    *,
+    size: int,
+    span: float | None,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Write the tiles of the spots on the picture to ``.npy``, and the spots to ``.csv``.
+
+    Returns what was written, for the command to show.
+    """
+    if output.suffix != ".npy":
+        raise ValueError(f"output: expected a name ending in .npy, got {output}")
+    inside = spots.inside()
+    centers = spots.centers[inside]
+    shape = (len(centers), size, size, 3)
+    with whole(output) as partial, whole(output.with_suffix(".csv")) as table:
+        tiles = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        extract_tiles(
+            spots.image, centers, size, span=span, out=tiles, workers=workers, progress=progress
+        )
+        tiles.flush()
+        columns = {"spot": np.array(spots.names)[inside], "x": centers[:, 0], "y": centers[:, 1]}
+        pl.DataFrame(columns).write_csv(table)
+    return {
+        "output": str(output),
+        "tiles": len(centers),
+        "off_picture": int((~inside).sum()),
+        "size": size,
+        "span_px": size if span is None else span,
+    }

@@ -97,11 +97,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the main job: read, aggregate, choose genes, load batches, draw."""
-    from stfast.demo import Step, run_demo
-
-    def report(step: Step) -> None:
-        if not as_json:
-            Console(stderr=True).print(f"[dim]{step.name}: {step.did}[/dim]", highlight=False)
+    from stfast.demo import run_demo
 
     steps, picture = run_demo(
         folder,
@@ -112,18 +108,18 @@ def demo(
         gene=gene,
         seed=seed,
         workers=workers,
-        report=report if sys.stderr.isatty() else lambda step: None,
+        report=lambda step: _say(f"{step.name}: {step.did}"),
     )
-    rows: Rows = [(s.name, s.did, f"{s.seconds:.2f} s", s.throughput) for s in steps]
     found = {
         "steps": [vars(step) for step in steps],
         "picture": str(picture),
         "peak_memory_mb": round(_peak_memory_mb()),
     }
+    rows: Rows = [(s.name, s.did, f"{s.seconds:.2f} s", s.throughput) for s in steps]
+    rows += [("memory", "at its peak", "", f"{found['peak_memory_mb']} MB")]
     _show(found, as_json, ("step", "what", "time", "throughput"), rows)
     if not as_json:
-        print(f"peak memory {found['peak_memory_mb']} MB")
-        print(f"picture     {picture}")
+        print(picture)
 
 
 @app.command()
@@ -247,35 +243,12 @@ def tile(
     as_json: Json = False,
 ) -> None:
     """Cut a tile around each spot."""
-    import numpy as np
-    import polars as pl
-
-    from stfast._spots import from_folder, from_table
+    from stfast._spots import from_folder, from_table, write_tiles
 
     chosen = from_folder(source) if source.is_dir() else from_table(source, spots)
-    inside = chosen.inside()
-    centers = chosen.centers[inside]
     span = chosen.span(span_um, mpp)
-    shape = (len(centers), size, size, 3)
-    if output.suffix != ".npy":
-        raise ValueError(f"output: expected a name ending in .npy, got {output}")
-    with whole(output) as partial, _progress("tiles", len(centers)) as advance:
-        tiles = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-        stfast.extract_tiles(
-            chosen.image, centers, size, span=span, out=tiles, workers=workers, progress=advance
-        )
-        tiles.flush()
-        with whole(output.with_suffix(".csv")) as table:
-            names = [name for name, keep in zip(chosen.names, inside, strict=True) if keep]
-            columns = {"spot": names, "x": centers[:, 0], "y": centers[:, 1]}
-            pl.DataFrame(columns).write_csv(table)
-    found = {
-        "output": str(output),
-        "tiles": len(centers),
-        "off_picture": int((~inside).sum()),
-        "size": size,
-        "span_px": span,
-    }
+    with _progress("tiles", int(chosen.inside().sum())) as advance:
+        found = write_tiles(chosen, output, size=size, span=span, workers=workers, progress=advance)
     _show(found, as_json, ("", ""), _rows(found))
 
 
@@ -332,6 +305,12 @@ def _show(found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: R
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _say(text: str) -> None:
+    """A line on stderr; nothing where that is no terminal."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
 
 
 @contextmanager

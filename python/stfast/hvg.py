@@ -88,27 +88,11 @@ def highly_variable_genes(
     -----
     Values equal scanpy's (1.11.5), summed in double precision in a fixed order.
     """
-    if flavor not in get_args(Flavor):
-        raise ValueError(f"flavor: expected one of {get_args(Flavor)}, got {flavor!r}")
-    if n_top_genes is not None and n_top_genes < 1:
-        raise ValueError(f"n_top_genes: expected at least 1, got {n_top_genes}")
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
-    matrix = _check.matrix(adata.X if layer is None else adata.layers[layer])
-    if adata.n_obs < 2:
-        raise ValueError(f"spots: expected at least 2, got {adata.n_obs}")
+    n_top_genes = _how_many(flavor, n_top_genes)
     threads = _check.workers(workers)
-    matrix, fractional = _canonical(matrix, threads)
-    raw_wanted = flavor == "pearson_residuals" or normalize
-    if raw_wanted and fractional:
-        message = f"{flavor}: expected raw counts, got values that are not whole"
-        warnings.warn(message, UserWarning, stacklevel=2)
-    if not raw_wanted and not fractional and len(matrix[0]):
-        raise ValueError(
-            f"{flavor}: expected log1p data, got whole numbers; give normalize=True for raw counts"
-        )
+    matrix = _expression(adata, layer, flavor, threads, normalize=normalize)
     if flavor == "pearson_residuals":
-        table = _pearson(matrix, n_top_genes, theta, clip, threads)
+        table = _pearson(matrix, n_top_genes or 0, theta, clip, threads)
     else:
         base = adata.uns.get("log1p", {}).get("base")
         table = _dispersions(matrix, base, n_bins, threads, normalize=normalize)
@@ -117,21 +101,52 @@ def highly_variable_genes(
     table.index = adata.var_names
     if not inplace:
         return table.loc[table["highly_variable"]] if subset else table
-    for column in table:
-        adata.var[column] = table[column]
-    adata.uns["hvg"] = {"flavor": flavor}
-    if flavor == "pearson_residuals":
-        adata.uns["hvg"]["computed_on"] = layer or "adata.X"
+    _write(adata, table, flavor, layer)
     if subset:
         adata._inplace_subset_var(table["highly_variable"].to_numpy())
     return None
 
 
+def _how_many(flavor: str, n_top_genes: int | None) -> int | None:
+    if flavor not in get_args(Flavor):
+        raise ValueError(f"flavor: expected one of {get_args(Flavor)}, got {flavor!r}")
+    if n_top_genes is None and flavor == "seurat":
+        return None
+    return _check.at_least_one(n_top_genes, "n_top_genes")
+
+
+def _write(adata: AnnData, table: pd.DataFrame, flavor: str, layer: str | None) -> None:
+    for column in table:
+        adata.var[column] = table[column]
+    adata.uns["hvg"] = {"flavor": flavor}
+    if flavor == "pearson_residuals":
+        adata.uns["hvg"]["computed_on"] = layer or "adata.X"
+
+
+def _expression(
+    adata: AnnData, layer: str | None, flavor: str, threads: int, *, normalize: bool
+) -> _check.Matrix:
+    """Counts or log counts, each gene at most once in a row, of the kind the flavor needs."""
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
+    if adata.n_obs < 2:
+        raise ValueError(f"spots: expected at least 2, got {adata.n_obs}")
+    matrix = _check.matrix(adata.X if layer is None else adata.layers[layer])
+    matrix, fractional = _canonical(matrix, threads)
+    raw_wanted = flavor == "pearson_residuals" or normalize
+    if raw_wanted and fractional:
+        message = f"{flavor}: expected raw counts, got values that are not whole"
+        warnings.warn(message, UserWarning, stacklevel=3)
+    if not raw_wanted and not fractional and len(matrix[0]):
+        raise ValueError(
+            f"{flavor}: expected log1p data, got whole numbers; give normalize=True for raw counts"
+        )
+    return matrix
+
+
 def _pearson(
-    matrix: _check.Matrix, n_top_genes: int | None, theta: float, clip: float | None, threads: int
+    matrix: _check.Matrix, n_top_genes: int, theta: float, clip: float | None, threads: int
 ) -> pd.DataFrame:
-    if n_top_genes is None:
-        raise ValueError("n_top_genes: expected a number with pearson_residuals, got None")
     n = len(matrix[2]) - 1
     bound = np.sqrt(n) if clip is None else float(clip)
     sums, squares, variance = _core.pearson(matrix, float(theta), float(bound), threads)

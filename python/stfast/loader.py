@@ -194,12 +194,11 @@ class TileLoader:
         spots = self._spots
         batch.slide.numpy()[:] = source = spots.source[index]
         batch.coords.numpy()[:] = spots.xy[index]
-        places = (source.astype(np.uint32), spots.left[index], spots.top[index])
-        natives = [level.native for level in spots.levels]
-        tiles = batch.image.numpy()
-        _core.extract_tiles(
-            natives, spots.spans, places, tiles, 255, self.workers, cache=self._block_cache()
-        )
+        which = source.astype(np.uint32)
+        levels = [level.native for level in spots.levels]
+        places = (levels, spots.spans, which, spots.left[index], spots.top[index])
+        cache = self._block_cache()
+        _core.extract_tiles(places, batch.image.numpy(), 255, self.workers, cache=cache)
         _core.gather_rows(self._rows, index, batch.genes.numpy(), self.workers)
 
     def count(self, number: int) -> int:

@@ -132,24 +132,37 @@ def extract_tiles(
     image = image if isinstance(image, SlideImage) else open_image(image)
     windows = plan_windows(image, centers, size, span)
     out = _output(out, (len(windows.left), size, size, 3))
-    places = (np.zeros(len(out), dtype=np.uint32), windows.left, windows.top)
-    if len(out):
-        _core.extract_tiles(
-            [windows.level.native],
-            [windows.span],
-            places,
-            out,
-            grey_level(fill),
-            _check.workers(workers),
-            progress=progress,
-        )
+    fill, threads = grey_level(fill), _check.workers(workers)
+    _cut(windows, out, fill, threads, progress)
     return out
+
+
+def _cut(
+    windows: Windows,
+    out: NDArray[np.uint8],
+    fill: int,
+    threads: int,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    if len(out):
+        one = np.zeros(len(out), dtype=np.uint32)
+        places = ([windows.level.native], [windows.span], one, windows.left, windows.top)
+        _core.extract_tiles(places, out, fill, threads, progress=progress)
 
 
 def thumbnail(
     image: str | os.PathLike[str] | SlideImage, longest: int = 2000, *, workers: int | None = None
 ) -> tuple[NDArray[np.uint8], float]:
     """The whole picture, reduced until no side has more than ``longest`` pixels.
+
+    Parameters
+    ----------
+    image
+        A path, or what :func:`open_image` returned.
+    longest
+        Most pixels a side may have; the picture is never magnified.
+    workers
+        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
 
     Returns
     -------
@@ -167,9 +180,8 @@ def thumbnail(
     level = image.best_level(span / size)
     dx, dy = level.downsample
     tiles = np.empty((down * across, size, size, 3), dtype=np.uint8)
-    places = (np.zeros(len(tiles), dtype=np.uint32), left / dx, top / dy)
-    spans = [(span / dx, span / dy)]
-    _core.extract_tiles([level.native], spans, places, tiles, 255, _check.workers(workers))
+    windows = Windows(level, (span / dx, span / dy), left / dx, top / dy)
+    _cut(windows, tiles, 255, _check.workers(workers))
     rows = tiles.reshape(down, across, size, size, 3).swapaxes(1, 2)
     whole = rows.reshape(down * size, across * size, 3)
     scale = size / span

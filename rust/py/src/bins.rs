@@ -1,4 +1,5 @@
-//! Squares to bins.
+//! Squares to bins. How many counts come out is not known beforehand, so vectors are
+//! moved out and become numpy's own.
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;

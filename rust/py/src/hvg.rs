@@ -1,4 +1,4 @@
-//! Sums per gene.
+//! Sums per gene; what is chosen from them, a few numbers a gene, is Python's.
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;

@@ -1,4 +1,5 @@
-//! Tiles cut from images.
+//! Tiles cut from images: the caller's array is filled, so that a memory map or the
+//! pinned memory of a tensor takes them without a copy.
 
 use std::sync::Arc;
 
@@ -21,9 +22,12 @@ impl Cache {
     }
 }
 
-/// Which level each tile is cut from, and its window's left and top edge.
+/// Levels, width and height of a window in each, and for each tile its level and
+/// its window's left and top edge.
 #[derive(FromPyObject)]
 pub(crate) struct Places<'py>(
+    Vec<Bound<'py, Level>>,
+    Vec<[f64; 2]>,
     PyReadonlyArray1<'py, u32>,
     PyReadonlyArray1<'py, f64>,
     PyReadonlyArray1<'py, f64>,
@@ -31,12 +35,9 @@ pub(crate) struct Places<'py>(
 
 /// Cuts tiles into `out`: blocks touched, their pixels, pixels decoded.
 #[pyfunction]
-#[pyo3(signature = (levels, spans, places, out, fill, workers, *, cache=None, progress=None))]
-#[expect(clippy::too_many_arguments, reason = "one call, one table of windows")]
+#[pyo3(signature = (places, out, fill, workers, *, cache=None, progress=None))]
 pub(crate) fn extract_tiles(
     py: Python<'_>,
-    levels: Vec<Bound<'_, Level>>,
-    spans: Vec<[f64; 2]>,
     places: Places<'_>,
     mut out: PyReadwriteArray4<'_, u8>,
     fill: u8,
@@ -44,15 +45,11 @@ pub(crate) fn extract_tiles(
     cache: Option<&Bound<'_, Cache>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(u64, u64, u64)> {
-    let sources: Vec<Source<'_>> = (levels.iter().zip(spans))
-        .map(|(level, span)| Source {
-            level: &level.get().0,
-            span,
-        })
-        .collect();
-    let Places(source, left, top) = &places;
-    let size = out.as_array().shape()[1];
+    let Places(levels, spans, source, left, top) = &places;
+    let pairs = levels.iter().map(|level| &*level.get().0).zip(spans);
+    let sources: Vec<_> = pairs.map(|(level, &span)| Source { level, span }).collect();
     let (source, left, top) = (source.as_slice()?, left.as_slice()?, top.as_slice()?);
+    let size = out.as_array().shape()[1];
     let windows = Windows {
         sources: &sources,
         source,
@@ -61,8 +58,7 @@ pub(crate) fn extract_tiles(
         size,
     };
     let (out, cache) = (out.as_slice_mut()?, cache.map(|cache| &*cache.get().0));
-    let stats = door::run(py, workers, progress, |watch| {
-        tiles::extract(&windows, fill, cache, out, watch)
-    })?;
+    let cut = |watch: &_| tiles::extract(&windows, fill, cache, out, watch);
+    let stats = door::run(py, workers, progress, cut)?;
     Ok((stats.blocks, stats.pixels, stats.decoded))
 }
