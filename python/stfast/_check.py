@@ -82,7 +82,7 @@ def matrix(x: Any, name: str = "matrix") -> Matrix:
     csr: Any = x if getattr(x, "format", "") == "csr" else sparse.csr_matrix(x)
     data = np.ascontiguousarray(csr.data)
     if data.dtype.name not in _COUNT_DTYPES or not data.dtype.isnative:
-        data = data.astype(_wider(data.dtype, name))
+        data = data.astype(_wider(data, name))
     same = csr.indices.dtype == csr.indptr.dtype and csr.indices.dtype.name in ("int32", "int64")
     index = csr.indices.dtype if same else np.dtype(np.int64)
     indices = np.ascontiguousarray(csr.indices, dtype=index)
@@ -90,12 +90,17 @@ def matrix(x: Any, name: str = "matrix") -> Matrix:
     return data, indices, indptr, int(csr.shape[1])
 
 
-def _wider(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
-    """The smallest of the four dtypes that holds every value of ``dtype``."""
+def _wider(data: NDArray[Any], name: str) -> np.dtype[Any]:
+    """The first of the four dtypes that holds every value exactly."""
+    if data.dtype.kind == "u" and data.dtype.itemsize == 8:
+        largest = int(data.max(initial=0))
+        if largest > np.iinfo(np.int64).max:
+            raise ValueError(f"{name}: expected counts below 2**63, got {largest}")
+        return np.dtype(np.int64)
     for wide in map(np.dtype, _COUNT_DTYPES):
-        if np.can_cast(dtype, wide, "safe"):
+        if np.can_cast(data.dtype, wide, "safe"):
             return wide
-    raise ValueError(f"{name}: expected numbers of at most 64 bits, got dtype {dtype}")
+    raise ValueError(f"{name}: expected numbers of at most 64 bits, got dtype {data.dtype}")
 
 
 def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]:
@@ -104,9 +109,15 @@ def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]
     if array.ndim != 1 or (n is not None and array.size != n):
         wanted = "a vector" if n is None else f"{n} values"
         raise ValueError(f"{name}: expected {wanted}, got shape {array.shape}")
-    whole = np.asarray(array, dtype=np.float64) if array.dtype.kind == "f" else array
-    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and np.any(whole != whole // 1)):
+    if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+    if array.dtype.kind != "i":
+        # NaN and infinity fail a comparison too.
+        good = (array < 2**63) & (array >= -(2**63))
+        good &= np.trunc(np.where(good, array, 0)) == array
+        if not good.all():
+            bad = array[~good][0]
+            raise ValueError(f"{name}: expected whole numbers of 64 bits, got {bad}")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 

@@ -7,6 +7,22 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Cache",
+    "FormatError",
+    "Level",
+    "__version__",
+    "assign_bins",
+    "epoch_order",
+    "extract_tiles",
+    "gather_rows",
+    "moments",
+    "pearson",
+    "row_sums",
+    "sum_groups",
+    "value_kinds",
+]
+
 __version__: str
 
 _Matrix = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]

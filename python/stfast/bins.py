@@ -179,7 +179,7 @@ def _aggregate_anndata(
     )
     if "spatial" in adata.obsm:
         binned.obsm["spatial"] = _centers(
-            _spatial.centers(adata),
+            _check.points(_spatial.centers(adata), 'obsm["spatial"]'),
             np.column_stack([cols, rows]),
             (np.column_stack([bin_cols, bin_rows]) + 0.5) * factor - 0.5,
             bin_of_square,
@@ -226,6 +226,8 @@ def _centers(
     centre, and the squares of a bin are averaged: exact for an affine grid, even
     where squares are missing, and local where the map is projective.
     """
+    if not len(xy):
+        return np.empty((0, 2))
     count = np.bincount(bin_of_square)[:, None]
     linear = _linear_map(at.astype(np.float64), xy)
     moved = xy + (bin_at[bin_of_square] - at) @ linear

@@ -277,7 +277,8 @@ def hvg(
     )
     assert table is not None
     if output is not None:
-        _write_table(pl.from_pandas(table.rename_axis("gene").reset_index()), output)
+        columns = {name: table[name].to_numpy() for name in table}
+        _write_table(pl.DataFrame({"gene": table.index.to_list(), **columns}), output)
     score = "residual_variances" if flavor == "pearson_residuals" else "dispersions_norm"
     best = table[table["highly_variable"]].sort_values(score, ascending=False, kind="stable")
     found = {"flavor": flavor, "genes": best.index.tolist()}

@@ -129,8 +129,9 @@ def _expression(
     """Counts or log counts, each gene at most once in a row, of the kind the flavor needs."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
-    if adata.n_obs < 2:
-        raise ValueError(f"spots: expected at least 2, got {adata.n_obs}")
+    if adata.n_obs < 2 or adata.n_vars < 1:
+        found = f"{adata.n_obs} and {adata.n_vars}"
+        raise ValueError(f"matrix: expected at least 2 spots and 1 gene, got {found}")
     matrix = _check.matrix(adata.X if layer is None else adata.layers[layer])
     matrix, fractional = _canonical(matrix, threads)
     raw_wanted = flavor == "pearson_residuals" or normalize

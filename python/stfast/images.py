@@ -40,9 +40,10 @@ _HEADER_FAULTS = (
     tifffile.TiffFileError,
     SyntaxError,
     struct.error,
+    ArithmeticError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
+    OSError,
     TypeError,
     ValueError,
 )
@@ -199,6 +200,8 @@ def open_image(path: str | os.PathLike[str]) -> SlideImage:
     except FormatError:
         raise
     except _HEADER_FAULTS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         message = f"{path}: expected an image header that can be read, got {error}"
         raise FormatError(message) from error
 
@@ -226,6 +229,10 @@ def _single_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPag
 
 
 def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
+    sides = [page.imagewidth, page.imagelength]
+    sides += [page.tilewidth, page.tilelength] if page.is_tiled else []
+    if min(sides) < 1:
+        raise FormatError(f"{path}: expected sides of at least 1 pixel, got {sides}")
     codec = _CODECS.get(int(page.compression))
     colour = _COLOURS.get(int(page.photometric))
     differenced = int(page.predictor) == 2

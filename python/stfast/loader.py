@@ -146,7 +146,7 @@ class TileLoader:
         self.epoch = 0
         self._spots = _Spots.of(slides, self.size, span)
         self._rows = _gene_rows(slides, self.genes)
-        self._cache_bytes = cache_bytes
+        self._cache_bytes = _check.at_least_one(cache_bytes, "cache_bytes")
         self._cache: tuple[int, _core.Cache] | None = None
 
     @property
@@ -261,6 +261,8 @@ def _gene_rows(slides: Sequence[AnnData], genes: Sequence[str]) -> _check.Matrix
     """The chosen columns of all slides, one under another."""
     chosen = []
     for number, adata in enumerate(slides):
+        if not adata.var_names.is_unique:
+            raise ValueError(f"genes: expected unique names in slide {number}, got some twice")
         columns = adata.var_names.get_indexer(list(genes))
         if (columns < 0).any():
             lost = genes[int(np.flatnonzero(columns < 0)[0])]

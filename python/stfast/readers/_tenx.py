@@ -60,7 +60,9 @@ def _open(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path) as file:
             yield file
-    except (OSError, KeyError) as error:
+    except FormatError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         expected = "a 10x feature-barcode matrix in HDF5"
         raise FormatError(f"{path}: expected {expected}, got {error}") from error
 
@@ -78,7 +80,13 @@ def _counts(file: h5py.File, path: Path) -> Counts:
     )
     names = ("software_version", "chemistry_description")
     attributes = {name: _word(file.attrs[name]) for name in names if name in file.attrs}
-    return Counts(matrix, pd.Index(barcodes), _var(group["features"]), attributes)
+    var, index = _var(group["features"]), pd.Index(barcodes)
+    if len(var) != n_genes:
+        raise FormatError(f"{path}: expected names of {n_genes} genes, got {len(var)}")
+    if not index.is_unique:
+        twice = index[index.duplicated()][0]
+        raise FormatError(f"{path}: expected each barcode once, got {twice!r} again")
+    return Counts(matrix, index, var, attributes)
 
 
 def _check_matrix(
@@ -86,6 +94,10 @@ def _check_matrix(
 ) -> None:
     data, indices, indptr = arrays
     n_names, n_barcodes, n_genes = sizes
+    kinds = (data.dtype.kind in "iuf", indices.dtype.kind in "iu", indptr.dtype.kind in "iu")
+    if not all(kinds) or any(array.ndim != 1 for array in arrays):
+        found = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+        raise FormatError(f"{path}: expected vectors of counts, indices and indptr, got {found}")
     faults = {
         f"{n_barcodes} barcodes by shape but {n_names} by name": n_names != n_barcodes,
         f"{len(indptr)} values in indptr": len(indptr) != n_barcodes + 1,
@@ -98,6 +110,8 @@ def _check_matrix(
             or bool((np.diff(indptr.astype(np.int64)) < 0).any()),
             f"gene indices outside 0..{n_genes}": len(indices) > 0
             and not 0 <= int(indices.min()) <= int(indices.max()) < n_genes,
+            "negative or infinite counts": len(data) > 0
+            and not 0 <= float(data.min()) <= float(data.max()) < np.inf,
         }
     for found, bad in faults.items():
         if bad:
@@ -126,15 +140,23 @@ def read_positions(path: Path) -> pl.DataFrame:
         pass
     try:
         table = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise FormatError(f"{path}: expected a Parquet table, got {error}") from error
     missing = {"barcode", *_POSITIONS} - set(table.columns)
     if missing:
         raise FormatError(f"{path}: expected columns {sorted(missing)}, got {table.columns}")
+    kinds = {name: table[name].dtype for name in ("barcode", *_POSITIONS)}
+    numbers = all(kinds[name].is_numeric() for name in _POSITIONS)
+    if kinds["barcode"] != pl.String or not numbers:
+        raise FormatError(f"{path}: expected barcodes as text and numbers, got {kinds}")
+    grid = pl.col(_POSITIONS[:3])
+    whole = table.select((grid.is_not_null() & (grid == grid.floor())).all())
+    if not all(whole.row(0)):
+        raise FormatError(f"{path}: expected whole {', '.join(_POSITIONS[:3])}, got others")
     return table.select(
         pl.col("barcode"),
-        pl.col("in_tissue", "array_row", "array_col").cast(pl.Int64),
-        pl.col("pxl_row_in_fullres", "pxl_col_in_fullres").cast(pl.Float64),
+        grid.cast(pl.Int64),
+        pl.col(_POSITIONS[3:]).cast(pl.Float64),
     )
 
 
@@ -156,8 +178,7 @@ def join_positions(
     xy = joined.select("pxl_col_in_fullres", "pxl_row_in_fullres").to_numpy()
     if not np.isfinite(xy).all():
         raise FormatError(f"{path}: expected finite pixel positions, got NaN or infinite ones")
-    obs = joined.select(_POSITIONS[:3]).to_pandas()
-    obs.index = barcodes
+    obs = pd.DataFrame({name: joined[name].to_numpy() for name in _POSITIONS[:3]}, index=barcodes)
     return obs, np.ascontiguousarray(xy)
 
 
@@ -175,12 +196,16 @@ def read_scalefactors(spatial: Path) -> dict[str, Any]:
     """Read ``scalefactors_json.json`` of a ``spatial`` folder."""
     path = spatial / "scalefactors_json.json"
     try:
-        factors = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        factors = json.loads(path.read_bytes())
+    except ValueError as error:
         raise FormatError(f"{path}: expected JSON, got {error}") from error
     if not isinstance(factors, dict) or "tissue_hires_scalef" not in factors:
         found = list(factors) if isinstance(factors, dict) else type(factors).__name__
         raise FormatError(f"{path}: expected Space Ranger's scale factors, got {found}")
+    for name, value in factors.items():
+        known = name.endswith(("_scalef", "_fullres", "_um", "_per_pixel"))
+        if known and not (type(value) in (int, float) and 0 < value < np.inf):
+            raise FormatError(f"{path}: expected a positive number as {name}, got {value!r}")
     return factors
 
 

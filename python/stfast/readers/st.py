@@ -158,17 +158,22 @@ def _read_counts(path: Path) -> tuple[sparse.csr_matrix, list[str], pd.Index]:
     rows = names.to_list()
     if not names.str.contains(_PLACE).all() and pl.Series(columns).str.contains(_PLACE).all():
         rows, columns, values = columns, rows, values.T
-    if not (np.isfinite(values).all() and (values == np.trunc(values)).all()):
-        raise FormatError(f"{path}: expected whole counts, got others")
+    if not ((values >= 0) & (values < 2**31) & (values == np.trunc(values))).all():
+        raise FormatError(f"{path}: expected whole counts from 0 to 2**31, got others")
     genes = make_index_unique(pd.Index(columns, dtype=object))
     return sparse.csr_matrix(values.astype(np.int32)), rows, genes
 
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, separator="\t", infer_schema_length=100)
-    except pl.exceptions.PolarsError as error:
+        table = pl.read_csv(path, separator="\t", infer_schema_length=100)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise FormatError(f"{path}: expected a tab-separated table, got {error}") from error
+    if table.width < 2:
+        raise FormatError(f"{path}: expected a tab-separated table, got one column")
+    return table
 
 
 def _places(names: list[str], path: Path) -> NDArray[np.float64]:
@@ -196,20 +201,32 @@ def _from_table(path: Path, places: NDArray[np.float64]) -> Spots:
     missing = [name for name in _SPOT_COLUMNS if name not in table.columns]
     if missing:
         raise FormatError(f"{path}: expected columns {_SPOT_COLUMNS}, got {table.columns}")
-    selected = table["selected"] if "selected" in table.columns else pl.Series([1] * len(table))
-    keyed = table.select(
-        pl.col("x", "y").cast(pl.Float64).round().cast(pl.Int64),
-        pl.col("pixel_x", "pixel_y").cast(pl.Float64),
-        in_tissue=selected.cast(pl.Int64),
-    )
+    selected = pl.col("selected") if "selected" in table.columns else pl.lit(1)
+    try:
+        table = table.select(pl.col(_SPOT_COLUMNS).cast(pl.Float64), selected.cast(pl.Int64))
+        keyed = table.select(
+            pl.col("x", "y").round().cast(pl.Int64),
+            pl.col("pixel_x", "pixel_y"),
+            in_tissue=pl.last(),
+        )
+    except pl.exceptions.PolarsError as error:
+        raise FormatError(f"{path}: expected numbers, got {error}") from error
     wanted = pl.DataFrame(places.round().astype(np.int64), schema=["x", "y"])
     joined = wanted.join(keyed, on=["x", "y"], how="left", maintain_order="left")
     if len(joined) != len(wanted):
         raise FormatError(f"{path}: expected each place (x, y) once, got some twice")
-    pixel, new = table["pixel_x"].to_numpy(), table["new_x"].to_numpy()
-    radius = float((pixel.max() - pixel.min()) / (new.max() - new.min()) / 4)
     xy = np.ascontiguousarray(joined.select("pixel_x", "pixel_y").to_numpy())
-    return Spots(xy, joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64), radius)
+    tissue = joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
+    return Spots(xy, tissue, _radius(table, path))
+
+
+def _radius(table: pl.DataFrame, path: Path) -> float:
+    """The paper's radius in px, from all rows of the table."""
+    columns = [table[name].drop_nulls().drop_nans().to_numpy() for name in ("pixel_x", "new_x")]
+    spread = [float(np.ptp(column)) if len(column) else 0.0 for column in columns]
+    if not (0 < min(spread) and max(spread) < np.inf):
+        raise FormatError(f"{path}: expected pixel_x and new_x that spread, got {spread}")
+    return spread[0] / spread[1] / 4
 
 
 def _report_unplaced(placed: NDArray[np.bool_], names: list[str], path: Path) -> None:

@@ -96,6 +96,7 @@ def read_visium_hd(
     """
     path = Path(path)
     threads = _check.workers(workers)
+    bin_size = _whole_um(bin_size)
     folders = _folders(path)
     if not folders:
         if not path.exists():
@@ -110,6 +111,14 @@ def read_visium_hd(
     _attach_image(adata, path, image)
     _spatial.stamp(adata, "read_visium_hd", bin_size=bin_size, filtered=filtered)
     return adata
+
+
+def _whole_um(bin_size: float) -> int:
+    if isinstance(bin_size, bool) or not isinstance(bin_size, (int, float, np.number)):
+        raise ValueError(f"bin_size: expected a number of µm, got {bin_size!r}")
+    if not (1 <= bin_size < np.inf and bin_size == round(bin_size)):
+        raise ValueError(f"bin_size: expected a whole number of µm, got {bin_size!r}")
+    return int(bin_size)
 
 
 def _folders(path: Path) -> dict[int, Path]:
@@ -165,7 +174,9 @@ def _build(folders: dict[int, Path], bin_size: int, threads: int, path: Path) ->
         .unique()
         .with_columns(in_tissue=pl.lit(1))
     )
-    places = pl.from_pandas(binned.obs[["array_row", "array_col"]])
+    places = pl.DataFrame(
+        {name: binned.obs[name].to_numpy() for name in ("array_row", "array_col")}
+    )
     joined = places.join(tissue, on=["array_row", "array_col"], how="left", maintain_order="left")
     binned.obs["in_tissue"] = joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
     return binned

@@ -12,7 +12,7 @@ mod pixels;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::error::{Result, expect_len};
+use crate::error::Result;
 use crate::io::ReadAt;
 use crate::{Error, Watch};
 
@@ -21,6 +21,12 @@ pub use pixels::Colour;
 
 /// Bytes of a pixel that comes out: red, green, blue.
 pub const RGB: usize = 3;
+
+/// Pixels of the largest block that is decoded: 3 GiB of RGB.
+const LARGEST: usize = 1 << 30;
+
+/// Colour, alpha, and a few that some writers add; those after colour are dropped.
+const MOST_SAMPLES: usize = 8;
 
 /// What a header says of a level: its grid of blocks, and how they are coded.
 #[derive(Debug, Clone)]
@@ -200,31 +206,37 @@ impl Layout {
         }
     }
 
+    /// Holds the header's numbers against each other, before anything is sized by them.
     fn check(&self, path: &Path) -> Result<()> {
+        let fault = |expected: &str, found: String| {
+            Err(Error::Format {
+                path: path.to_owned(),
+                what: "image".into(),
+                expected: expected.into(),
+                found,
+            })
+        };
         let sides = [self.width, self.height, self.block_width, self.block_height];
-        let block = self.block_width.checked_mul(self.block_height);
-        let bytes = block.and_then(|pixels| pixels.checked_mul(RGB + 1));
-        if sides.contains(&0) || sides.iter().any(|&side| side > 1 << 31) || bytes.is_none() {
-            return Err(Error::Format {
-                path: path.to_owned(),
-                what: "image".into(),
-                expected: "sides of 1 to 2147483648 pixels".into(),
-                found: format!(
-                    "{} × {} in blocks of {} × {}",
-                    self.width, self.height, self.block_width, self.block_height
-                ),
-            });
+        let block = self.block_width.saturating_mul(self.block_height);
+        if sides.contains(&0) || sides.iter().any(|&side| side > 1 << 31) || block > LARGEST {
+            let expected = "sides from 1 to 2³¹ and blocks of at most 2³⁰ pixels";
+            let [width, height, across, down] = sides;
+            let found = format!("{width} × {height} in blocks of {across} × {down}");
+            return fault(expected, found);
         }
-        if !(1..=4).contains(&self.samples) {
-            return Err(Error::Unsupported {
-                path: path.to_owned(),
-                what: "image".into(),
-                expected: "1 to 4 samples a pixel".into(),
-                found: self.samples.to_string(),
-            });
+        let grey = matches!(self.colour, Colour::Grey | Colour::GreyInverted);
+        if !(if grey { 1 } else { RGB }..=MOST_SAMPLES).contains(&self.samples) {
+            return fault(
+                "1 to 8 samples of grey or 3 to 8 of colour",
+                self.samples.to_string(),
+            );
         }
         let stored = self.n_blocks() * if self.planar { self.samples } else { 1 };
-        expect_len("offsets of blocks", self.offsets.len(), stored)?;
-        expect_len("lengths of blocks", self.lengths.len(), stored)
+        let (offsets, lengths) = (self.offsets.len(), self.lengths.len());
+        if (offsets, lengths) != (stored, stored) {
+            let found = format!("{offsets} offsets and {lengths} lengths");
+            return fault(&format!("{stored} blocks"), found);
+        }
+        Ok(())
     }
 }

@@ -60,7 +60,10 @@ pub fn pearson<T: Real, I: Index>(
                 return 0.0;
             }
             let mean = (zero[0] + stored[0]) / n;
-            (zero[1] + stored[1]) / n - mean * mean
+            let variance = (zero[1] + stored[1]) / n - mean * mean;
+            // Less than the rounding of its parts: the gene follows the model exactly.
+            let rounding = 32.0 * f64::EPSILON * zero[1] / n;
+            if variance < rounding { 0.0 } else { variance }
         })
         .collect();
     Ok(Pearson {

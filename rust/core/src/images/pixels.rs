@@ -23,6 +23,7 @@ pub enum Colour {
 pub(super) struct Placement {
     width: usize,
     stored_width: usize,
+    /// Bytes from one stored pixel to the next.
     samples: usize,
     colour: Colour,
     plane: Option<usize>,
@@ -30,24 +31,24 @@ pub(super) struct Placement {
 
 impl Placement {
     pub(super) fn new(layout: &Layout, block: Block, plane: usize) -> Self {
+        let shape = layout.stored_shape(block);
+        // These two codecs make RGB of whatever they find, grey too.
         let rgb = matches!(layout.codec, Codec::Jpeg | Codec::Png);
         Self {
             width: block.width,
-            stored_width: layout.stored_shape(block).width,
-            samples: if rgb { RGB } else { layout.samples },
-            colour: if rgb { Colour::Rgb } else { layout.colour },
+            stored_width: shape.width,
+            samples: if rgb { RGB } else { shape.samples },
+            colour: match layout.colour {
+                Colour::Grey if rgb => Colour::Rgb,
+                colour => colour,
+            },
             plane: layout.planar.then_some(plane),
         }
     }
 
     /// Copies the rows that fall inside the level.
     pub(super) fn place(&self, stored: &[u8], out: &mut [u8]) {
-        let per_pixel = if self.plane.is_some() {
-            1
-        } else {
-            self.samples
-        };
-        let rows = stored.chunks_exact(self.stored_width * per_pixel);
+        let rows = stored.chunks_exact(self.stored_width * self.samples);
         for (out, row) in out.chunks_exact_mut(self.width * RGB).zip(rows) {
             match self.plane {
                 Some(plane) => self.place_plane(plane, row, out),
@@ -57,7 +58,7 @@ impl Placement {
     }
 
     fn place_row(&self, row: &[u8], out: &mut [u8]) {
-        if self.colour == Colour::Rgb && self.samples == RGB {
+        if self.samples == RGB && self.colour != Colour::GreyInverted {
             out.copy_from_slice(&row[..out.len()]);
             return;
         }
@@ -74,11 +75,12 @@ impl Placement {
     }
 
     fn place_plane(&self, plane: usize, row: &[u8], out: &mut [u8]) {
-        let pixels = out.chunks_exact_mut(RGB).zip(row);
+        let samples = row.chunks_exact(self.samples).map(|pixel| pixel[0]);
+        let pixels = out.chunks_exact_mut(RGB).zip(samples);
         match self.colour {
-            Colour::Grey if plane == 0 => pixels.for_each(|(rgb, &s)| rgb.fill(s)),
-            Colour::GreyInverted if plane == 0 => pixels.for_each(|(rgb, &s)| rgb.fill(!s)),
-            Colour::Rgb if plane < RGB => pixels.for_each(|(rgb, &s)| rgb[plane] = s),
+            Colour::Grey if plane == 0 => pixels.for_each(|(rgb, s)| rgb.fill(s)),
+            Colour::GreyInverted if plane == 0 => pixels.for_each(|(rgb, s)| rgb.fill(!s)),
+            Colour::Rgb if plane < RGB => pixels.for_each(|(rgb, s)| rgb[plane] = s),
             _ => {}
         }
     }

@@ -9,6 +9,9 @@ use crate::Error;
 use crate::error::{Result, expect_len};
 use crate::images::{Block, Level, RGB};
 
+/// Pixels of the largest window: its memory is a window a thread, and those that wait.
+const LARGEST: f64 = (1 << 30) as f64;
+
 /// A level that tiles are cut from.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
@@ -55,13 +58,15 @@ impl<'a> Windows<'a> {
     pub(super) fn checked(self) -> Result<Self> {
         expect_len("left", self.left.len(), self.len())?;
         expect_len("top", self.top.len(), self.len())?;
-        let limit = f64::from(1 << 24);
-        for span in self.sources.iter().flat_map(|source| source.span) {
-            if !(span > 0.0 && span <= limit) || self.size == 0 || self.size > 1 << 16 {
+        let size = self.size as f64;
+        for &Source { span: [x, y], .. } in self.sources {
+            // Pixels of the window, and of what lies between the resizer's two passes.
+            let pixels = (x + 2.0) * (y + 2.0).max(size) + size * (y + 2.0);
+            if !(x > 0.0 && y > 0.0 && size >= 1.0 && pixels <= LARGEST) {
                 return Err(Error::Value {
                     what: "window",
-                    expected: "a span in (0, 16777216] and a size in 1..65536 pixels".into(),
-                    found: format!("{span} and {}", self.size),
+                    expected: "a positive size, and at most 2³⁰ pixels".into(),
+                    found: format!("{x} × {y} resized to {size}"),
                 });
             }
         }
