@@ -43,7 +43,7 @@ check: $(EXTENSION)  ## Check format, lints, types, stub and Rust docs; change n
 	ruff format --check .
 	ruff check .
 	mypy
-	python -m mypy.stubtest --mypy-config-file pyproject.toml stfast._core
+	python -m mypy.stubtest --mypy-config-file tools/stubtest.ini stfast._core
 	cargo clippy --quiet $(LOCKED) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet $(LOCKED) --no-deps -p stfast-core
 
@@ -55,7 +55,7 @@ fmt: $(DEPS)  ## Format all sources and mend what ruff can mend
 bench: $(EXTENSION)  ## Measure each word beside its peer
 	@python -m benches $(ARGS)
 
-wheel: $(DEPS)  ## Build the manylinux wheel into dist/ and try it where no compiler is
+wheel: $(EXTENSION)  ## Build the manylinux wheel into dist/ and try it where no compiler is
 	python tools/notices.py THIRD_PARTY_NOTICES
 	rm -rf dist
 	bash tools/wheel.sh
@@ -71,7 +71,7 @@ dev: $(EXTENSION)  ## Make .venv, build the extension, install the commit hooks
 	@echo "ready: source .venv/bin/activate"
 
 clean:  ## Delete all that was made here, .venv and target too
-	rm -rf .venv target dist demo THIRD_PARTY_NOTICES $(EXTENSION) \
+	rm -rf .venv target dist demo stfast-demo THIRD_PARTY_NOTICES $(EXTENSION) \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

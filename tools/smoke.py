@@ -12,23 +12,43 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import stfast
+
 TAG = re.compile(r"-cp311-abi3-manylinux_\d+_\d+_\w+\.whl$|-cp311-abi3-manylinux\d+_\w+")
 COMPILERS = ("cc", "gcc", "clang", "cargo", "rustc", "cmake", "nasm")
 
+# What the base install alone must be able to do with a Visium HD slide, given as argument;
+# tests/test_house.py runs it too. Making a slide takes more: see the extra `demo`.
 FIRST_CALL = """
 import sys
 import stfast
-heavy = {"torch", "dask", "scanpy", "matplotlib"} & set(sys.modules)
+
+heavy = {m for m in ("torch", "dask", "scanpy", "matplotlib") if sys.modules.get(m)}
 assert not heavy, f"import stfast pulls in {heavy}"
-assert sys.prefix in stfast.__file__, stfast.__file__
 
 import numpy as np
+from PIL import Image
 from scipy import sparse
+
 squares = sparse.csr_matrix(np.arange(16, dtype=np.int32).reshape(16, 1))
 rows, cols = np.divmod(np.arange(16), 4)
-binned = stfast.aggregate_bins(squares, rows=rows, cols=cols, factor=2)
-print("first call:", type(binned).__name__)
+bins = stfast.aggregate_bins(squares, rows=rows, cols=cols, factor=2)
+print("binned:", type(bins).__name__)
+
+y, x = np.mgrid[:96, :96]
+picture = np.stack([2 * x, 2 * y, x + y], axis=-1).astype(np.uint8)
+for codec in ("raw", "tiff_adobe_deflate", "tiff_lzw", "jpeg"):
+    Image.fromarray(picture).save("picture.tif", compression=codec)
+    tile = stfast.extract_tiles("picture.tif", [(48.0, 48.0)], size=32)[0]
+    off = np.abs(tile.astype(int) - picture[32:64, 32:64]).max()
+    assert off <= (12 if codec == "jpeg" else 0), (codec, off)
+    print("tile decoded:", codec)
+
+slide = stfast.read(sys.argv[1])
+best = stfast.highly_variable_genes(slide, n_top_genes=5, inplace=False)
+print("slide read:", slide.shape, "best gene:", best.index[best["highly_variable"]][0])
 """
+OWN_FILES = "import sys, stfast; assert stfast.__file__.startswith(sys.prefix), stfast.__file__"
 
 
 def check_names(wheel: Path) -> None:
@@ -51,6 +71,7 @@ def check_paths(wheel: Path) -> None:
 
 def try_wheel(wheel: Path, folder: Path) -> None:
     """Install the wheel into a new venv and make the first calls."""
+    slide = stfast.synthesize_visium_hd(folder / "slide", side_um=100, n_genes=50)
     python = folder / "venv/bin/python"
     environment = {"PATH": str(python.parent), "HOME": str(folder), "LANG": "C.UTF-8"}
     kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_"))}
@@ -63,7 +84,8 @@ def try_wheel(wheel: Path, folder: Path) -> None:
         if (python.parent / name).exists():
             sys.exit(f"the clean venv has {name}")
     run(python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", wheel)
-    run(python, "-I", "-c", FIRST_CALL)
+    run(python, "-I", "-c", OWN_FILES)
+    run(python, "-I", "-c", FIRST_CALL, slide)
     run(python.parent / "stfast", "--version")
 
 

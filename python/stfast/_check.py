@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,9 +129,14 @@ def positive(x: Any, name: str, unit: str = "") -> float:
     return float(x)
 
 
+def is_whole(x: object) -> TypeGuard[int]:
+    """Whether ``x`` is an integer, Python's or numpy's; booleans are not."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+
+
 def at_least_one(n: object, name: str) -> int:
     """A whole number from 1 on."""
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+    if not is_whole(n) or n < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {n!r}")
     return int(n)
 

@@ -15,7 +15,7 @@ from stfast._core import FormatError
 from stfast._output import whole
 from stfast.images import SlideImage, open_image
 from stfast.readers import read
-from stfast.tiles import extract_tiles
+from stfast.tiles import extract_tiles, tile_side
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Spots:
     centers: NDArray[np.float64]
     diameter: float | None
     mpp: float | None
+    table: Path | None = None
 
     def inside(self) -> NDArray[np.bool_]:
         """Which spots lie on the picture."""
@@ -36,7 +37,7 @@ class Spots:
         """Side of a window in pixels: as asked in µm, else the spot's diameter."""
         if span_um is None:
             return self.diameter
-        mpp = mpp or self.mpp
+        mpp = self.mpp if mpp is None else mpp
         if mpp is None:
             raise ValueError(
                 f"{self.image.path}: expected µm per pixel to turn --span-um into pixels, "
@@ -66,8 +67,9 @@ def from_table(image: str | os.PathLike[str], table: Path | None) -> Spots:
         raise ValueError(f"{image}: expected --spots with an image, got none")
     try:
         rows = pl.read_csv(table)
+        rows = rows.with_columns(pl.col("^(x|y|xaxis|yaxis|r)$").cast(pl.Float64))
     except pl.exceptions.PolarsError as error:
-        raise FormatError(f"{table}: expected a CSV table, got {error}") from error
+        raise FormatError(f"{table}: expected a CSV table of numbers, got {error}") from error
     pairs = [pair for pair in (("x", "y"), ("xaxis", "yaxis")) if set(pair) <= set(rows.columns)]
     if not pairs:
         raise FormatError(f"{table}: expected columns x, y or xaxis, yaxis, got {rows.columns}")
@@ -80,6 +82,7 @@ def from_table(image: str | os.PathLike[str], table: Path | None) -> Spots:
         centers=_check.points(rows.select(pairs[0]).to_numpy(), str(table)),
         diameter=None if radius is None else 2 * float(radius),
         mpp=opened.mpp,
+        table=table,
     )
 
 
@@ -98,6 +101,9 @@ def write_tiles(
     """
     if output.suffix != ".npy":
         raise ValueError(f"output: expected a name ending in .npy, got {output}")
+    if spots.table is not None and output.with_suffix(".csv").resolve() == spots.table.resolve():
+        raise ValueError(f"output: expected a name other than that of the spots, got {output}")
+    size = tile_side(size)
     inside = spots.inside()
     centers = spots.centers[inside]
     shape = (len(centers), size, size, 3)

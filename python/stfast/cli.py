@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 import stfast
 from stfast._output import whole
@@ -304,8 +305,9 @@ def _show(found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: R
         return
     table = Table(*header, box=None, show_header=any(header), pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        table.add_row(*(Text(word, overflow="fold") for word in row))
+    # What is no terminal may be read by a program: no line is broken for it.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table, crop=False)
 
 
 def _say(text: str) -> None:

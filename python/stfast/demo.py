@@ -22,7 +22,12 @@ from stfast.bins import aggregate_bins
 from stfast.hvg import highly_variable_genes
 from stfast.images import open_image
 from stfast.readers import read
-from stfast.readers.visium_hd import is_visium_hd, read_visium_hd, sizes_on_disk
+from stfast.readers.visium_hd import (
+    is_visium_hd,
+    mark_tissue,
+    read_visium_hd,
+    sizes_on_disk,
+)
 from stfast.synthetic import synthesize_visium_hd
 from stfast.tiles import thumbnail
 
@@ -156,6 +161,7 @@ def _read(run: Run, slide: Path, bin_size: int, workers: int | None) -> AnnData:
         return adata
     with run.step("aggregate", "counts") as note:
         binned = aggregate_bins(adata, bin_size, workers=workers)
+        mark_tissue(binned, slide)
         note.update(did=f"{binned.n_obs:,} bins of {bin_size} µm", amount=adata.X.nnz)
     shape = open_image(_spatial.image_path(binned)).shape
     binned.obs["in_picture"] = _spatial.in_picture(_spatial.centers(binned), shape)

@@ -5,6 +5,7 @@ done here, step by step as scanpy documents it. Ties are broken by the gene's
 position, and exactly ``n_top_genes`` are chosen.
 """
 
+import logging
 import warnings
 from typing import Literal, TypeAlias, get_args
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _check, _core
+
+_log = logging.getLogger("stfast")
 
 Flavor: TypeAlias = Literal["pearson_residuals", "seurat"]
 Floats: TypeAlias = NDArray[np.float64]
@@ -110,9 +113,11 @@ def highly_variable_genes(
 def _how_many(flavor: str, n_top_genes: int | None) -> int | None:
     if flavor not in get_args(Flavor):
         raise ValueError(f"flavor: expected one of {get_args(Flavor)}, got {flavor!r}")
-    if n_top_genes is None and flavor == "seurat":
-        return None
-    return _check.at_least_one(n_top_genes, "n_top_genes")
+    if n_top_genes is not None:
+        return _check.at_least_one(n_top_genes, "n_top_genes")
+    if flavor == "pearson_residuals":
+        raise ValueError(f"n_top_genes: expected a number with {flavor}, got None")
+    return None
 
 
 def _write(adata: AnnData, table: pd.DataFrame, flavor: str, layer: str | None) -> None:
@@ -129,10 +134,9 @@ def _expression(
     """Counts or log counts, each gene at most once in a row, of the kind the flavor needs."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
-    if adata.n_obs < 2 or adata.n_vars < 1:
-        found = f"{adata.n_obs} and {adata.n_vars}"
-        raise ValueError(f"matrix: expected at least 2 spots and 1 gene, got {found}")
     matrix = _check.matrix(adata.X if layer is None else adata.layers[layer])
+    if adata.n_obs < 2:
+        raise ValueError(f"spots: expected at least 2, got {adata.n_obs}")
     matrix, fractional = _canonical(matrix, threads)
     raw_wanted = flavor == "pearson_residuals" or normalize
     if raw_wanted and fractional:
@@ -174,7 +178,7 @@ def _dispersions(
     dispersion = variance / mean
     dispersion[dispersion == 0] = np.nan
     dispersion, mean = np.log(dispersion), np.log1p(mean)
-    bins = pd.cut(pd.Series(mean), bins=n_bins)
+    bins = pd.cut(pd.Series(mean), bins=n_bins) if len(mean) else mean
     grouped = pd.Series(dispersion).groupby(bins, observed=True)
     average, deviation = grouped.transform("mean"), grouped.transform("std")
     alone = deviation.isna()
@@ -244,7 +248,6 @@ def _canonical(matrix: _check.Matrix, threads: int) -> tuple[_check.Matrix, bool
         ordered.sum_duplicates()
         twice = len(matrix[0]) - ordered.nnz
         if twice:
-            message = f"counts: expected a gene once in a spot, got {twice} repeated; added up"
-            warnings.warn(message, UserWarning, stacklevel=3)
+            _log.warning("counts: expected a gene once in a spot, got %d repeated: added", twice)
         matrix = _check.matrix(ordered)
     return matrix, fractional

@@ -230,8 +230,8 @@ def _single_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPag
 
 def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
     sides = [page.imagewidth, page.imagelength]
-    sides += [page.tilewidth, page.tilelength] if page.is_tiled else []
-    if min(sides) < 1:
+    sides += [page.tilewidth, page.tilelength] if page.is_tiled else [page.rowsperstrip or 1]
+    if not all(1 <= side < 2**32 for side in sides) or page.samplesperpixel > 2**16:
         raise FormatError(f"{path}: expected sides of at least 1 pixel, got {sides}")
     codec = _CODECS.get(int(page.compression))
     colour = _COLOURS.get(int(page.photometric))

@@ -11,9 +11,10 @@ own while the model computes on another.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -146,7 +147,9 @@ class TileLoader:
         self.epoch = 0
         self._spots = _Spots.of(slides, self.size, span)
         self._rows = _gene_rows(slides, self.genes)
-        self._cache_bytes = _check.at_least_one(cache_bytes, "cache_bytes")
+        if cache_bytes < 0:
+            raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
+        self._cache_bytes = int(cache_bytes)
         self._cache: tuple[int, _core.Cache] | None = None
 
     @property
@@ -180,10 +183,21 @@ class TileLoader:
                 while ahead:
                     yield outlet.take(ahead.popleft().result())
             finally:
+                outlet.stopped.set()
                 thread.shutdown(wait=False, cancel_futures=True)
 
-    def fill(self, batch: Batch, epoch: int, number: int) -> None:
-        """Fill a batch's CPU tensors with the epoch's batch of that number."""
+    def fill(
+        self, batch: Batch, epoch: int, number: int, stopped: threading.Event | None = None
+    ) -> None:
+        """Fill a batch's CPU tensors with the epoch's batch of that number.
+
+        When ``stopped`` is set meanwhile, the tiles are not finished.
+        """
+
+        def look(done: int) -> None:
+            if stopped is not None and stopped.is_set():
+                raise CancelledError
+
         index = batch.index.numpy()
         start = number * self.batch_size
         if self.shuffle:
@@ -198,7 +212,8 @@ class TileLoader:
         levels = [level.native for level in spots.levels]
         places = (levels, spots.spans, which, spots.left[index], spots.top[index])
         cache = self._block_cache()
-        _core.extract_tiles(places, batch.image.numpy(), 255, self.workers, cache=cache)
+        tiles = batch.image.numpy()
+        _core.extract_tiles(places, tiles, 255, self.workers, cache=cache, progress=look)
         _core.gather_rows(self._rows, index, batch.genes.numpy(), self.workers)
 
     def count(self, number: int) -> int:
@@ -278,11 +293,12 @@ class _Outlet:
 
     def __init__(self, loader: TileLoader) -> None:
         self.loader = loader
+        self.stopped = threading.Event()
 
     def put(self, epoch: int, number: int) -> Any:
         """Assemble a batch; called on the loader's thread."""
         batch = self.empty(self.loader.count(number))
-        self.loader.fill(batch, epoch, number)
+        self.loader.fill(batch, epoch, number, self.stopped)
         return batch
 
     def take(self, ready: Any) -> Batch:
@@ -319,7 +335,7 @@ class _CudaOutlet(_Outlet):
         copied.synchronize()
         n = self.loader.count(number)
         batch = Batch(*(tensor[:n] for tensor in slot.tensors()))
-        self.loader.fill(batch, epoch, number)
+        self.loader.fill(batch, epoch, number, self.stopped)
         with torch.cuda.stream(self.stream):
             on_device = batch.to(self.loader.device, non_blocking=True)
             copied.record(self.stream)

@@ -21,6 +21,9 @@ from stfast.images import Level, SlideImage, open_image
 _LARGEST = 65_535
 """Most pixels that a tile's side may have."""
 
+_LARGEST_SPAN = 32_000
+"""Most pixels that a window's side may have: 3 GiB a window."""
+
 
 class Windows(NamedTuple):
     """Where tiles lie in one level of an image.
@@ -65,8 +68,10 @@ def plan_windows(
         A centre lies outside the image.
     """
     centers = _check.points(centers)
-    size = _tile_side(size)
+    size = tile_side(size)
     span = _check.positive(size if span is None else span, "span", "pixels")
+    if span > _LARGEST_SPAN:
+        raise ValueError(f"span: expected at most {_LARGEST_SPAN} pixels, got {span:g}")
     side = max(1, int(np.floor(span + 0.5)))
     _inside(image, centers)
     corner = np.floor(centers - side / 2 + 0.5)
@@ -172,6 +177,7 @@ def thumbnail(
         Pixels of the thumbnail per level-0 pixel, at most 1.
     """
     image = image if isinstance(image, SlideImage) else open_image(image)
+    longest = _check.at_least_one(longest, "longest")
     height, width = image.shape
     size = 256
     span = max(size, int(np.ceil(size * max(height, width) / longest)))
@@ -185,18 +191,20 @@ def thumbnail(
     rows = tiles.reshape(down, across, size, size, 3).swapaxes(1, 2)
     whole = rows.reshape(down * size, across * size, 3)
     scale = size / span
-    return whole[: round(height * scale), : round(width * scale)], scale
+    height, width = (max(1, round(side * scale)) for side in (height, width))
+    return whole[:height, :width], scale
 
 
 def grey_level(fill: int) -> int:
     """``fill`` if it is a grey level of 8 bits."""
-    if isinstance(fill, bool) or int(fill) != fill or not 0 <= fill <= 255:
+    if not _check.is_whole(fill) or not 0 <= fill <= 255:
         raise ValueError(f"fill: expected a grey level from 0 to 255, got {fill!r}")
     return int(fill)
 
 
-def _tile_side(size: int) -> int:
-    if isinstance(size, bool) or int(size) != size or not 1 <= size <= _LARGEST:
+def tile_side(size: int) -> int:
+    """``size`` if a tile's side can have so many pixels."""
+    if not _check.is_whole(size) or not 1 <= size <= _LARGEST:
         raise ValueError(f"size: expected 1 to {_LARGEST} pixels, got {size!r}")
     return int(size)
 

@@ -150,7 +150,8 @@ def read_positions(path: Path) -> pl.DataFrame:
     if kinds["barcode"] != pl.String or not numbers:
         raise FormatError(f"{path}: expected barcodes as text and numbers, got {kinds}")
     grid = pl.col(_POSITIONS[:3])
-    whole = table.select((grid.is_not_null() & (grid == grid.floor())).all())
+    finite = grid.cast(pl.Float64).is_finite().fill_null(value=False)
+    whole = table.select((finite & (grid == grid.floor())).all())
     if not all(whole.row(0)):
         raise FormatError(f"{path}: expected whole {', '.join(_POSITIONS[:3])}, got others")
     return table.select(

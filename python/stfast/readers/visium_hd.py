@@ -22,14 +22,8 @@ from stfast.images import open_image
 from stfast.readers import _tenx
 
 _SQUARE = re.compile(r"square_(\d{3})um")
-_IMAGES = (
-    "microscope_image/*",
-    "*tissue_image.btf",
-    "*tissue_image.tif",
-    "*tissue_image.tiff",
-    "*tissue_image.jpg",
-    "*tissue_image.png",
-)
+_IMAGES = ("microscope_image/*", "*tissue_image.*")
+_PICTURES = {".btf", ".tif", ".tiff", ".jpg", ".jpeg", ".png", ".svs"}
 
 
 def is_visium_hd(path: Path) -> bool:
@@ -114,15 +108,14 @@ def read_visium_hd(
 
 
 def _whole_um(bin_size: float) -> int:
-    if isinstance(bin_size, bool) or not isinstance(bin_size, (int, float, np.number)):
-        raise ValueError(f"bin_size: expected a number of µm, got {bin_size!r}")
-    if not (1 <= bin_size < np.inf and bin_size == round(bin_size)):
+    if _check.positive(bin_size, "bin_size", "µm") % 1:
         raise ValueError(f"bin_size: expected a whole number of µm, got {bin_size!r}")
     return int(bin_size)
 
 
 def _folders(path: Path) -> dict[int, Path]:
     """Folder of each bin size (µm) on disk."""
+    path = path.absolute()
     if _SQUARE.fullmatch(path.name):
         candidates = [path]
     else:
@@ -163,23 +156,23 @@ def _build(folders: dict[int, Path], bin_size: int, threads: int, path: Path) ->
             f"bin_size: expected a multiple of {square} µm or one of {sorted(folders)} µm, "
             f"got {bin_size} µm ({path})"
         )
-    squares = _read_squares(folder, "raw")
-    binned = aggregate_bins(squares, bin_size, workers=threads)
-    # In tissue by all squares of the grid, those without a count included.
-    grid = _tenx.read_positions(folder / "spatial" / "tissue_positions.parquet")
-    factor = bin_size // square
-    tissue = (
-        grid.filter(pl.col("in_tissue") == 1)
-        .select(pl.col("array_row", "array_col") // factor)
-        .unique()
-        .with_columns(in_tissue=pl.lit(1))
-    )
-    places = pl.DataFrame(
-        {name: binned.obs[name].to_numpy() for name in ("array_row", "array_col")}
-    )
-    joined = places.join(tissue, on=["array_row", "array_col"], how="left", maintain_order="left")
-    binned.obs["in_tissue"] = joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
+    binned = aggregate_bins(_read_squares(folder, "raw"), bin_size, workers=threads)
+    mark_tissue(binned, path)
     return binned
+
+
+def mark_tissue(binned: AnnData, path: Path) -> None:
+    """Mark bins as in tissue by all squares of the grid, those without a count included."""
+    square, folder = min(_folders(path).items())
+    grid = _tenx.read_positions(folder / "spatial" / "tissue_positions.parquet")
+    factor = round(_spatial.scalefactor(binned, "bin_size_um")) // square
+    place = ["array_row", "array_col"]
+    tissue = grid.filter(pl.col("in_tissue") == 1).select(pl.col(place) // factor).unique()
+    bins = pl.DataFrame({name: binned.obs[name].to_numpy() for name in place})
+    marked = bins.join(
+        tissue.with_columns(in_tissue=pl.lit(1)), on=place, how="left", maintain_order="left"
+    )
+    binned.obs["in_tissue"] = marked["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
 
 
 def _attach_image(adata: AnnData, path: Path, given: str | os.PathLike[str] | None) -> None:
@@ -204,11 +197,18 @@ def _attach_image(adata: AnnData, path: Path, given: str | os.PathLike[str] | No
 
 def _find_image(path: Path) -> Path | None:
     """The one full-resolution picture in the folder or those around the bins."""
-    around = [path, *(p for p in path.absolute().parents[:2] if _SQUARE.fullmatch(path.name))]
-    if path.name == "binned_outputs":
-        around.append(path.absolute().parent)
+    path = path.absolute()
+    around = [path]
+    if _SQUARE.fullmatch(path.name):
+        around += path.parents[:2]
+    elif path.name == "binned_outputs":
+        around.append(path.parent)
     found = {p for folder in around for pattern in _IMAGES for p in folder.glob(pattern)}
-    files = sorted(p for p in found if p.is_file())
+    files = sorted(
+        p
+        for p in found
+        if p.is_file() and p.suffix.lower() in _PICTURES and not p.name.startswith(".")
+    )
     if len(files) > 1:
         warnings.warn(
             f"{path}: expected one full-resolution picture, got {[p.name for p in files]}; "

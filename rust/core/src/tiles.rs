@@ -24,6 +24,9 @@ pub use window::{Source, Windows};
 use resize::Resizer;
 use window::Window;
 
+/// Tiles of a block that one thread cuts at a time.
+const SHARE: usize = 64;
+
 /// What a call did, for the line of truth at its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -189,13 +192,13 @@ impl Job<'_, '_> {
         };
         if let Some(cache) = self.cache {
             let pixels = self.cached(cache, worker, level, index as usize, &mut stats)?;
-            self.serve(worker, block, &pixels, meetings)?;
+            self.serve(&mut worker.resizer, block, &pixels, meetings)?;
             return Ok(stats);
         }
         let mut buffer = std::mem::take(&mut worker.pixels);
         level.decode(index as usize, &mut worker.decoder, &mut buffer, self.watch)?;
         stats.decoded = pixels;
-        self.serve(worker, block, &buffer, meetings)?;
+        self.serve(&mut worker.resizer, block, &buffer, meetings)?;
         worker.pixels = buffer;
         Ok(stats)
     }
@@ -219,13 +222,34 @@ impl Job<'_, '_> {
         Ok(pixels)
     }
 
+    /// Copies from a decoded block into each tile that meets it.
+    ///
+    /// A block with many tiles (a whole plain JPEG) is shared out among threads.
     fn serve(
         &self,
-        worker: &mut Worker,
+        resizer: &mut Resizer,
         block: Block,
         pixels: &[u8],
         meetings: &[(u32, u32, u32)],
     ) -> Result<()> {
+        if meetings.len() <= SHARE {
+            self.cut_tiles(resizer, block, pixels, meetings);
+            return Ok(());
+        }
+        (meetings.par_chunks(SHARE)).try_for_each_init(Resizer::default, |resizer, meetings| {
+            self.watch.check()?;
+            self.cut_tiles(resizer, block, pixels, meetings);
+            Ok(())
+        })
+    }
+
+    fn cut_tiles(
+        &self,
+        resizer: &mut Resizer,
+        block: Block,
+        pixels: &[u8],
+        meetings: &[(u32, u32, u32)],
+    ) {
         for &(_, _, tile) in meetings {
             let window = self.windows.at(tile as usize);
             let mut slot = (self.slots[tile as usize].lock()).unwrap_or_else(|e| e.into_inner());
@@ -235,20 +259,19 @@ impl Job<'_, '_> {
                 window.copy(block, pixels, slot.out);
             } else {
                 if slot.waiting.is_empty() {
-                    slot.waiting
-                        .resize(window.width * window.height * RGB, self.fill);
+                    let bytes = window.width * window.height * RGB;
+                    slot.waiting.resize(bytes, self.fill);
                 }
                 window.copy(block, pixels, &mut slot.waiting);
                 if slot.missing == 0 {
                     let waiting = std::mem::take(&mut slot.waiting);
-                    worker.resizer.resize(&window, &waiting, slot.out);
+                    resizer.resize(&window, &waiting, slot.out);
                 }
             }
             if slot.missing == 0 {
                 self.watch.advance(1);
             }
         }
-        Ok(())
     }
 }
 

@@ -94,8 +94,9 @@ impl Jpeg {
         value.max(0) as usize
     }
 
-    /// Warnings are errors too (they tell of missing or bad data), save for
-    /// stray bytes between segments, which change no pixel.
+    /// Warnings are errors too (they tell of missing or bad data), save for stray
+    /// bytes before the end marker, which some scanners leave: all pixels are there
+    /// by then. libjpeg keeps its first warning only, so any other may hide more.
     fn check(&self, rc: c_int) -> Result<(), Fault> {
         if rc == 0 {
             return Ok(());
@@ -106,7 +107,7 @@ impl Jpeg {
         // SAFETY: reads a number from a live handle.
         let code = unsafe { tj::tj3GetErrorCode(self.handle) };
         let warning = code == tj::TJERR_TJERR_WARNING as c_int;
-        if warning && message.contains("extraneous bytes") {
+        if warning && message.contains("extraneous bytes before marker 0xd9") {
             return Ok(());
         }
         Err(Fault::new("a JPEG stream", message))

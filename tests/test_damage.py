@@ -1,0 +1,315 @@
+"""Damage: files cut short, bent, or whose headers lie, and the words they are refused with.
+
+No input may crash, hang or panic, and none may pass for a picture it is not. Mutations and
+claims of exabytes are tried in a Python of their own, with its memory limited.
+"""
+
+import io
+import itertools
+import json
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import oracles
+from oracles import WORKERS, run_python, tree
+from stfast import FormatError, extract_tiles, open_image
+
+HEIGHT, WIDTH = 90, 130
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One picture in the forms that are decoded differently."""
+    folder = tmp_path_factory.mktemp("tiles")
+    data = oracles.picture(HEIGHT, WIDTH)
+    for codec in ("deflate", "lzw", "zstd", "jpeg"):
+        for name, grid in {"tiles": {"tile": (32, 32)}, "strips": {"rowsperstrip": 16}}.items():
+            path = folder / f"{codec}-{name}.tif"
+            tifffile.imwrite(path, data, photometric="rgb", compression=codec, **grid)
+    tifffile.imwrite(folder / "raw-strip.tif", data, photometric="rgb")
+    Image.fromarray(data).save(folder / "plain.png")
+    Image.fromarray(data).save(folder / "plain.jpg")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+# --- damaged blocks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deflate-tiles.tif",
+        "jpeg-strips.tif",
+        "zstd-tiles.tif",
+        "raw-strip.tif",
+        "plain.jpg",
+        "plain.png",
+    ],
+)
+def test_a_file_that_was_cut_short_raises(files, tmp_path, name, share):
+    content = files[name].read_bytes()
+    path = tmp_path / name
+    path.write_bytes(content[: int(len(content) * share)])
+    centers = [[x, y] for x in range(8, WIDTH, 16) for y in range(8, HEIGHT, 16)]
+    for workers in WORKERS:
+        with pytest.raises(FormatError, match=name):
+            extract_tiles(path, centers, 16, workers=workers)
+    assert tree(tmp_path) == [name]
+
+
+def damage(files, path, name, change):
+    """Change the coded bytes of the second block of a tiled TIFF."""
+    content = bytearray(files[name].read_bytes())
+    with tifffile.TiffFile(files[name]) as tiff:
+        page = tiff.pages.first
+        start, length = page.dataoffsets[1], page.databytecounts[1]
+    content[start : start + length] = change(bytes(content[start : start + length]))
+    path.write_bytes(content)
+    return path
+
+
+CHANGES = {
+    "zeros": lambda block: bytes(len(block)),
+    "ones": lambda block: b"\xff" * len(block),
+    "noise": lambda block: np.random.default_rng(0).bytes(len(block)),
+    "half": lambda block: block[: len(block) // 2] + bytes(len(block) - len(block) // 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("codec", ["deflate", "lzw", "zstd", "jpeg"])
+def test_a_broken_stream_names_its_block_and_its_file(files, tmp_path, codec, change):
+    path = damage(files, tmp_path / "broken.tif", f"{codec}-tiles.tif", CHANGES[change])
+    for workers in WORKERS:
+        with pytest.raises(FormatError, match=r"block 0,1: expected .*, got .*\(.*broken\.tif\)"):
+            extract_tiles(path, [[16, 16], [48, 16]], 32, workers=workers)
+    good = extract_tiles(path, [[16, 16]], 32)
+    np.testing.assert_array_equal(good, extract_tiles(files[f"{codec}-tiles.tif"], [[16, 16]], 32))
+
+
+def test_the_first_broken_block_is_named_whatever_the_workers(files, tmp_path):
+    content = files["deflate-tiles.tif"].read_bytes()
+    with tifffile.TiffFile(files["deflate-tiles.tif"]) as tiff:
+        start = tiff.pages.first.dataoffsets[2]
+    path = tmp_path / "broken.tif"
+    path.write_bytes(content[:start] + bytes(len(content) - start))
+    centers = [[x, y] for x in range(8, WIDTH, 16) for y in range(8, HEIGHT, 16)]
+    for workers in WORKERS * 3:
+        with pytest.raises(FormatError, match="block 0,2"):
+            extract_tiles(path, centers, 16, workers=workers)
+
+
+def jpeg_of_segments():
+    """A JPEG with restart markers, and where they stand."""
+    stream = oracles.jpeg(oracles.picture(64, 256), quality=85, restart_marker_rows=1)
+    markers = [
+        i for i, (a, b) in enumerate(itertools.pairwise(stream)) if a == 255 and 0xD0 <= b < 0xD8
+    ]
+    return stream, markers
+
+
+def test_a_jpeg_that_lacks_data_raises(tmp_path):
+    stream, markers = jpeg_of_segments()
+    path = tmp_path / "gap.jpg"
+    path.write_bytes(stream[: markers[2] - 900] + stream[markers[2] :])
+    with pytest.raises(FormatError, match=r"gap\.jpg"):
+        extract_tiles(path, [[128, 32]], 64)
+
+
+def test_stray_bytes_do_not_hide_that_a_jpeg_lacks_data(tmp_path):
+    """Libjpeg keeps the text of its first warning only: a harmless one may come first."""
+    stream, markers = jpeg_of_segments()
+    path = tmp_path / "gap.jpg"
+    stray = stream[: markers[0]] + b"\x12\x34\x56" + stream[markers[0] : markers[2] - 900]
+    path.write_bytes(stray + stream[markers[2] :])
+    with pytest.raises(FormatError, match=r"gap\.jpg"):
+        extract_tiles(path, [[128, 32]], 64)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_rgb_of_fewer_than_three_samples_is_refused(tmp_path, samples):
+    path = tmp_path / "lies.tif"
+    data = np.zeros((32, 32, samples), np.uint8)
+    extra = {"extrasamples": ["unspecified"]} if samples == 2 else {}
+    tifffile.imwrite(path, data.squeeze(), photometric="minisblack", metadata=None, **extra)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(2)
+    with pytest.raises((FormatError, NotImplementedError), match=r"lies\.tif"):
+        extract_tiles(path, [[16, 16]], 8)
+
+
+HUGE = """
+    import json, stfast
+    found = {{}}
+    for path in {paths!r}:
+        try:
+            stfast.extract_tiles(path, [[5, 5]], 16)
+        except (stfast.FormatError, NotImplementedError) as error:
+            found[path] = str(error)
+    print(json.dumps(found))
+"""
+
+
+def test_a_header_that_claims_a_huge_size_is_refused(tmp_path):
+    """Files of a few hundred bytes that promise gigabytes to exabytes of pixels."""
+    paths = []
+    for side in (2**17, 2**20, 2**31 - 1):
+        paths.append(tmp_path / f"{side}.png")
+        paths[-1].write_bytes(oracles.png(side, side, bytes(1000)))
+    for codec, shape in itertools.product(
+        ["deflate", "lzw", "zstd", "jpeg"], [(2**20, 2**26), (2**16, 2**17)]
+    ):
+        paths.append(tmp_path / f"{codec}-{shape[0]}.tif")
+        options = {"photometric": "rgb", "compression": codec, "rowsperstrip": 64}
+        tifffile.imwrite(paths[-1], oracles.picture(64, 64), **options)
+        with tifffile.TiffFile(paths[-1], mode="r+") as tiff:
+            tags = tiff.pages.first.tags
+            for name, value in zip(("ImageLength", "ImageWidth"), shape, strict=True):
+                tags[name].overwrite(value, dtype="I")
+            tags["RowsPerStrip"].overwrite(shape[0], dtype="I")
+    found = json.loads(run_python(HUGE.format(paths=[str(p) for p in paths]), memory_gb=8))
+    assert sorted(found) == sorted(map(str, paths))
+    assert all(path in message for path, message in found.items())
+
+
+MUTATE = """
+    import collections, json, logging, numpy as np, stfast
+    logging.disable(logging.CRITICAL)
+    rng, odd = np.random.default_rng({seed}), collections.Counter()
+    contents = {{p: open(p, "rb").read() for p in {paths!r}}}
+    for number in range({rounds}):
+        path = list(contents)[number % len(contents)]
+        bent = bytearray(contents[path])
+        for _ in range(rng.integers(1, 4)):
+            # TIFF's directory and the headers of JPEG and PNG stand in front.
+            at = int(rng.integers(len(bent) if rng.random() < 0.4 else min(len(bent), 420)))
+            kind = rng.random()
+            if kind < 0.5:
+                bent[at] ^= 1 << int(rng.integers(8))
+            elif kind < 0.8:
+                bent[at] = int(rng.integers(256))
+            elif kind < 0.95:
+                del bent[at : at + int(rng.integers(1, 9))]
+            else:
+                del bent[max(at, 9) :]
+        open({bent!r}, "wb").write(bent)
+        try:
+            image = stfast.open_image({bent!r})
+            height, width = image.shape
+            stfast.extract_tiles(image, [[0, 0], [width / 2, height / 2], [width, height]], 16)
+        except (ValueError, OSError, NotImplementedError):
+            pass
+        except BaseException as error:
+            odd[f"{{type(error).__name__}}: {{error}}"[:60]] += 1
+    print(json.dumps(odd))
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_bent_files_raise_or_decode_but_never_crash(files, tmp_path, seed):
+    """3 000 files with a few bits wrong: no crash, no hang, no panic, no stray exception."""
+    code = MUTATE.format(
+        seed=seed,
+        rounds=1500,
+        paths=[str(p) for p in files.values()],
+        bent=str(tmp_path / "bent.bin"),
+    )
+    assert json.loads(run_python(code, memory_gb=16, timeout=120)) == {}
+
+
+# --- headers that lie ---------------------------------------------------------------------------
+
+
+def test_a_header_that_ends_early_is_a_format_error(tmp_path):
+    """Every prefix of a header, of every kind: FormatError, with the file's name."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, oracles.picture(16, 16), photometric="rgb")
+    png = io.BytesIO()
+    Image.fromarray(oracles.picture(16, 16)).save(png, "PNG")
+    contents = {"tif": stream.getvalue()[:300], "png": png.getvalue()[:40]}
+    contents["jpg"] = oracles.jpeg(oracles.picture(16, 16))[:600]
+    odd = {}
+    for kind, content in contents.items():
+        path = tmp_path / f"cut.{kind}"
+        for length in range(8, len(content) - 1, 1 if kind == "png" else 7):
+            path.write_bytes(content[:length])
+            try:
+                extract_tiles(path, [[8, 8]], 8)
+            except (FormatError, NotImplementedError) as error:
+                if path.name not in str(error):
+                    odd[f"{kind} of {length} bytes"] = repr(error)
+            except Exception as error:
+                odd[f"{kind} of {length} bytes"] = repr(error)
+    assert not odd
+
+
+def overwritten(path, **tags):
+    """A small RGB TIFF some of whose tags say something else."""
+    options = {"photometric": "rgb", "tile": (16, 16), "compression": "deflate", "metadata": None}
+    tifffile.imwrite(path, oracles.picture(32, 32), **options)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name, value in tags.items():
+            dtype = "I" if name.startswith("Tile") and np.ndim(value) else None
+            tiff.pages.first.tags[name].overwrite(value, dtype=dtype)
+    return path
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ImageWidth": 0},
+        {"ImageLength": 0},
+        {"TileWidth": 0},
+        {"ImageWidth": 4000},
+        {"ImageLength": 4000},
+        {"TileWidth": 8},
+        {"TileOffsets": [400]},
+        {"TileByteCounts": [10, 10, 10]},
+        {"SamplesPerPixel": 1},
+        {"SamplesPerPixel": 2},
+        {"SamplesPerPixel": 5},
+        {"BitsPerSample": (8, 8, 16)},
+    ],
+    ids=lambda tags: " ".join(f"{name} {value}" for name, value in tags.items()),
+)
+def test_a_header_that_contradicts_itself_raises(tmp_path, tags):
+    path = overwritten(tmp_path / "lies.tif", **tags)
+    with pytest.raises((FormatError, NotImplementedError), match=r"lies\.tif"):
+        extract_tiles(path, [[8, 8]], 8)
+
+
+def test_a_block_past_the_end_of_the_file_raises(tmp_path):
+    for offset in (10**6, 2**32 - 1):
+        path = overwritten(tmp_path / "past.tif", TileOffsets=[offset] * 4)
+        with pytest.raises(
+            FormatError, match=r"block 0,0: expected \d+ bytes at offset .*past\.tif"
+        ):
+            extract_tiles(path, [[8, 8]], 8)
+    path = overwritten(tmp_path / "long.tif", TileByteCounts=[2**32 - 1] * 4)
+    with pytest.raises(FormatError, match=r"block 0,0: expected 4294967295 bytes.*long\.tif"):
+        extract_tiles(path, [[8, 8]], 8)
+
+
+def test_a_first_directory_past_the_end_raises(tmp_path):
+    path = tmp_path / "nowhere.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 10**6))
+    with pytest.raises(FormatError, match=r"nowhere\.tif"):
+        open_image(path)
+
+
+def test_a_window_of_terabytes_is_an_error_not_a_crash(files):
+    """A window mostly outside the picture needs no more memory than the picture has."""
+    code = f"""
+        import stfast
+        for span in (1e5, 1e6, 1.6e7):
+            try:
+                tile = stfast.extract_tiles({str(files["plain.png"])!r}, [[5, 5]], 16, span=span)
+            except (ValueError, MemoryError) as error:
+                print(type(error).__name__)
+    """
+    run_python(code, memory_gb=8)
