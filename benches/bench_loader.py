@@ -1,0 +1,74 @@
+"""An epoch of training batches: against torch's DataLoader over a PNG a spot."""
+
+from functools import partial
+
+import numpy as np
+from anndata import AnnData
+
+import stfast
+from benches import data, peers
+from benches.measure import Case, Contestant, threads
+
+BATCH = 256
+
+
+def epoch(*, quick: bool) -> Case:
+    """Our cache of decoded blocks is cold: a loader of its own for each epoch."""
+    side, per_side = (5120, 17) if quick else (10_240, 36)
+    adata = data.slide_adata(side, per_side, 128)
+    files = data.tile_files(side, per_side)
+    genes = adata.X.toarray().astype(np.float32)
+    blocks, n = data.coded_blocks(data.slide(side)), threads()
+    dataset = partial(peers.torch_epoch, files, genes, batch_size=BATCH)
+    return Case(
+        title=f"{per_side**2} tiles of 224 px + 128 genes, shuffled, batches of {BATCH}, uint8",
+        work=per_side**2,
+        unit="tiles",
+        contestants=[
+            Contestant(
+                name="stfast",
+                role="ours",
+                threads=n,
+                call=lambda: _ours(adata),
+                warm=lambda: _ours(adata[:8].copy()),
+            ),
+            Contestant(
+                name=f"DataLoader + Pillow, {n} processes",
+                needs=("torch",),
+                threads=n,
+                call=partial(dataset, processes=n),
+            ),
+            Contestant(
+                name="DataLoader + Pillow, as the paper",
+                needs=("torch",),
+                call=partial(dataset, processes=0),
+            ),
+            Contestant(
+                name=f"libjpeg-turbo raw, {n} threads",
+                role="limit",
+                threads=n,
+                needs=("imagecodecs",),
+                call=partial(peers.decode_jpegs, blocks, (data.BLOCK, data.BLOCK), n),
+            ),
+        ],
+        equal=_equal,
+    )
+
+
+def _ours(adata: AnnData) -> list[peers.Batch]:
+    loader = stfast.TileLoader(adata, size=224, batch_size=BATCH, device="cpu")
+    return [(batch.image, batch.genes, batch.index) for batch in loader]
+
+
+def _equal(ours: list[peers.Batch], theirs: list[peers.Batch]) -> None:
+    for a, b in zip(_by_spot(ours), _by_spot(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _by_spot(batches: list[peers.Batch]) -> list[np.ndarray]:
+    image, genes, index = (np.concatenate(part) for part in zip(*batches, strict=True))
+    order = np.argsort(index)
+    return [image[order], genes[order], index[order]]
+
+
+CASES = {"epoch": epoch}

@@ -1,0 +1,263 @@
+"""What users do today, written as well as we can write it.
+
+Each peer gets the threads it can use, writes into the caller's array where it can, and
+is handed its work in the order that suits it best. Modules are imported when called, so
+that a bench runs with the peers that are there.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+Pixels = NDArray[np.uint8]
+Corners = NDArray[np.int64]
+"""Left and top of each tile, (n, 2)."""
+Batch = Sequence[Any]
+"""Tensors of tiles, genes and spots' indices."""
+
+
+def copy_arrays(arrays: Sequence[NDArray[Any]], threads: int) -> None:
+    """Copy arrays by all threads: the rate of the memory."""
+    parts = [part for array in arrays for part in np.array_split(array, 8 * threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(np.copy, parts))
+
+
+def scipy_bins(
+    matrix: sparse.csr_matrix, rows: NDArray[np.int64], cols: NDArray[np.int64], factor: int
+) -> tuple[sparse.csr_matrix, NDArray[np.int64], NDArray[np.int64]]:
+    """Indicator product, canonical: bins × squares of ones times squares × genes."""
+    across = int(cols.max()) // factor + 1
+    bins, bin_of_square = np.unique(rows // factor * across + cols // factor, return_inverse=True)
+    ones = np.ones(len(rows), dtype=matrix.dtype)
+    squares = np.arange(len(rows))
+    shape = (len(bins), len(rows))
+    summed = sparse.csr_matrix((ones, (bin_of_square, squares)), shape=shape) @ matrix
+    summed.sum_duplicates()
+    summed.eliminate_zeros()
+    return summed, bins // across, bins % across
+
+
+def scanpy_pearson(matrix: sparse.csr_matrix, n_top_genes: int) -> pd.DataFrame:
+    """Pearson-residual genes by scanpy's numba code, on all of its threads."""
+    import scanpy as sc
+
+    adata = AnnData(matrix)
+    find = sc.experimental.pp.highly_variable_genes
+    return find(adata, n_top_genes=n_top_genes, flavor="pearson_residuals", inplace=False)
+
+
+def scanpy_seurat(matrix: sparse.csr_matrix, n_top_genes: int) -> pd.DataFrame:
+    """Seurat's dispersions from raw counts: normalise, log1p, choose."""
+    import scanpy as sc
+
+    adata = AnnData(matrix.astype(np.float32))
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    return sc.pp.highly_variable_genes(
+        adata, n_top_genes=n_top_genes, flavor="seurat", inplace=False
+    )
+
+
+def numba_marginals() -> Callable[[sparse.csr_matrix], None]:
+    """A bare pass: one look at each count, its row summed, its gene added to."""
+    import numba
+
+    @numba.njit(parallel=True, boundscheck=False)
+    def marginals(data: Any, indices: Any, indptr: Any, n_genes: int, threads: int) -> Any:
+        genes = np.zeros((threads, n_genes, 2))
+        rows = np.zeros(len(indptr) - 1)
+        per = -(-len(rows) // threads)
+        for thread in numba.prange(threads):
+            mine = genes[thread]
+            for row in range(thread * per, min(len(rows), (thread + 1) * per)):
+                total = 0.0
+                for at in range(indptr[row], indptr[row + 1]):
+                    value = float(data[at])
+                    total += value
+                    mine[indices[at], 0] += value
+                    mine[indices[at], 1] += value * value
+                rows[row] = total
+        return rows, genes
+
+    def call(matrix: sparse.csr_matrix) -> None:
+        threads = numba.get_num_threads()
+        marginals(matrix.data, matrix.indices, matrix.indptr, matrix.shape[1], threads)
+
+    return call
+
+
+def decode_jpegs(blocks: Sequence[bytes], shape: tuple[int, int], threads: int) -> None:
+    """Decode JPEG streams and throw the pixels away: libjpeg-turbo's raw rate."""
+    import imagecodecs
+
+    def decode(mine: Sequence[bytes]) -> None:
+        out = np.empty((*shape, 3), dtype=np.uint8)
+        for block in mine:
+            imagecodecs.jpeg8_decode(block, out=out)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode, [blocks[first::threads] for first in range(threads)]))
+
+
+def _by_thread(corners: Corners, threads: int) -> list[range]:
+    """Runs of neighbouring tiles, one a thread: each keeps its own blocks in its cache."""
+    edges = np.linspace(0, len(corners), threads + 1).astype(int).tolist()
+    return [range(a, b) for a, b in pairwise(edges)]
+
+
+def openslide_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """``read_region``, a handle a thread, its cache large enough for two rows of blocks."""
+    import openslide
+
+    size = out.shape[1]
+
+    def cut(mine: range) -> None:
+        with openslide.OpenSlide(path) as slide:
+            slide.set_cache(openslide.OpenSlideCache(256 << 20))
+            for i in mine:
+                x, y = corners[i].tolist()
+                region = slide.read_region((x, y), 0, (size, size))
+                out[i] = np.asarray(region)[..., :3]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(cut, _by_thread(corners, threads)))
+    return out
+
+
+def pyvips_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """``Region.fetch``, an image a thread, with libvips's own cache of blocks."""
+    import pyvips
+
+    size = out.shape[1]
+
+    def cut(mine: range) -> None:
+        region = pyvips.Region.new(pyvips.Image.new_from_file(str(path), access="random"))
+        for i in mine:
+            x, y = corners[i].tolist()
+            pixels = np.frombuffer(region.fetch(x, y, size, size), dtype=np.uint8)
+            out[i] = pixels.reshape(size, size, -1)[..., :3]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(cut, _by_thread(corners, threads)))
+    return out
+
+
+def tifffile_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """The whole picture decoded on all threads, then sliced."""
+    import tifffile
+
+    return _slice(tifffile.imread(path, maxworkers=threads), corners, out)
+
+
+def zarr_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """Windows of tifffile's zarr store, tile after tile, on as many threads."""
+    import tifffile
+    import zarr
+
+    size = out.shape[1]
+    picture: Any = zarr.open(tifffile.imread(path, aszarr=True, maxworkers=1), mode="r")
+
+    def cut(mine: range) -> None:
+        for i in mine:
+            x, y = corners[i].tolist()
+            out[i] = picture[y : y + size, x : x + size]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(cut, _by_thread(corners, threads)))
+    return out
+
+
+def pillow_tiles(path: Path, corners: Corners, out: Pixels) -> Pixels:
+    """A plain picture decoded by Pillow, then sliced."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as picture:
+        return _slice(np.asarray(picture.convert("RGB")), corners, out)
+
+
+def pyvips_whole(path: Path, corners: Corners, out: Pixels) -> Pixels:
+    """A plain picture decoded by libvips in one pass, then sliced."""
+    import pyvips
+
+    picture = pyvips.Image.new_from_file(str(path), access="sequential")
+    return _slice(picture.numpy(), corners, out)
+
+
+def _slice(pixels: Pixels, corners: Corners, out: Pixels) -> Pixels:
+    size = out.shape[1]
+    for i, (x, y) in enumerate(corners.tolist()):
+        out[i] = pixels[y : y + size, x : x + size]
+    return out
+
+
+def scanpy_squares(folder: Path) -> AnnData:
+    """The raw 2 µm matrix with positions: scanpy's reader and a join by pandas."""
+    import scanpy as sc
+
+    square = folder / "binned_outputs" / "square_002um"
+    adata = sc.read_10x_h5(square / "raw_feature_bc_matrix.h5")
+    adata.var_names_make_unique()
+    positions = pd.read_parquet(square / "spatial" / "tissue_positions.parquet")
+    adata.obs = adata.obs.join(positions.set_index("barcode"))
+    return adata
+
+
+def scanpy_bins(folder: Path, factor: int) -> AnnData:
+    """2 µm squares binned by scipy, those kept of which any square is in tissue."""
+    squares = scanpy_squares(folder)
+    rows = squares.obs["array_row"].to_numpy(np.int64)
+    cols = squares.obs["array_col"].to_numpy(np.int64)
+    summed, bin_rows, bin_cols = scipy_bins(squares.X, rows, cols, factor)
+    square = folder / "binned_outputs" / "square_002um"
+    positions = pd.read_parquet(square / "spatial" / "tissue_positions.parquet")
+    tissue = positions.loc[positions["in_tissue"] == 1, ["array_row", "array_col"]] // factor
+    kept = pd.MultiIndex.from_arrays([bin_rows, bin_cols]).isin(
+        pd.MultiIndex.from_frame(tissue.drop_duplicates())
+    )
+    obs = pd.DataFrame({"array_row": bin_rows[kept], "array_col": bin_cols[kept]})
+    obs.index = [
+        f"s_008um_{row:05}_{col:05}-1"
+        for row, col in zip(obs["array_row"], obs["array_col"], strict=True)
+    ]
+    return AnnData(summed[kept], obs=obs, var=squares.var)
+
+
+def torch_epoch(
+    files: Sequence[Path], genes: NDArray[np.float32], *, batch_size: int, processes: int
+) -> list[Batch]:
+    """The paper's way: a PNG a spot, Pillow, genes dense in memory; uint8, not float."""
+    import torch
+
+    loader: Any = torch.utils.data.DataLoader(
+        PngDataset(files, genes),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=processes,
+    )
+    return list(loader)
+
+
+class PngDataset:
+    """Tile, genes and index of a spot."""
+
+    def __init__(self, files: Sequence[Path], genes: NDArray[np.float32]) -> None:
+        self.files, self.genes = list(files), genes
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, NDArray[np.float32], int]:
+        from PIL import Image
+
+        with Image.open(self.files[index]) as picture:
+            return np.array(picture.convert("RGB")), self.genes[index], index
