@@ -48,13 +48,12 @@ pub(crate) fn extract_tiles(
     let Places(levels, spans, source, left, top) = &places;
     let pairs = levels.iter().map(|level| &*level.get().0).zip(spans);
     let sources: Vec<_> = pairs.map(|(level, &span)| Source { level, span }).collect();
-    let (source, left, top) = (source.as_slice()?, left.as_slice()?, top.as_slice()?);
     let size = out.as_array().shape()[1];
     let windows = Windows {
         sources: &sources,
-        source,
-        left,
-        top,
+        source: source.as_slice()?,
+        left: left.as_slice()?,
+        top: top.as_slice()?,
         size,
     };
     let (out, cache) = (out.as_slice_mut()?, cache.map(|cache| &*cache.get().0));
