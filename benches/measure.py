@@ -128,7 +128,7 @@ def run(case: Case, *, budget_s: float) -> list[Result]:
     case
         What is done by whom.
     budget_s
-        Seconds for all runs of a contestant after its first; two are made even so.
+        Seconds for all runs of a contestant after its first; one is made even so.
     """
     results = [Result(c, fault=missing(c)) for c in case.contestants]
     _first_runs(case, results)
@@ -136,7 +136,7 @@ def run(case: Case, *, budget_s: float) -> list[Result]:
     for _ in range(ROUNDS):
         for result in racing:
             first, *more = result.seconds
-            if first < SLOW_S and (len(more) < 2 or sum(more) + more[-1] <= budget_s):
+            if first < SLOW_S and (not more or sum(more) + more[-1] <= budget_s):
                 _timed(result)
     return results
 

@@ -12,9 +12,11 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -277,18 +279,25 @@ def run_python(code, *, timeout=60.0, memory_gb=None, check=True):
     return done.stdout
 
 
-def png(width, height, data):
+def png(width, height, data, *, interlaced=False):
     """A PNG whose header claims a size, whatever its data are; 8-bit RGB."""
-    import struct
-    import zlib
 
     def chunk(kind, content):
         crc = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, int(interlaced))
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def interlaced_png(array):
+    """A PNG in the seven passes of Adam7, which Pillow reads but does not write."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
+    passes += [(1, 0, 2, 1)]
+    rows = [row for y, x, down, across in passes for row in array[y::down, x::across]]
+    data = b"".join(b"\0" + row.tobytes() for row in rows if row.size)
+    return png(array.shape[1], array.shape[0], data, interlaced=True)
 
 
 def jpeg(array, **options):

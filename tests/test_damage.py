@@ -131,6 +131,27 @@ def test_stray_bytes_do_not_hide_that_a_jpeg_lacks_data(tmp_path):
         extract_tiles(path, [[128, 32]], 64)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_jpeg_with_foreign_bytes_in_its_scan_raises(tmp_path, share):
+    """A thousand bytes too many: libjpeg says how many it had to pass over at the end."""
+    stream = oracles.jpeg(oracles.picture(256, 256), quality=85)
+    at = int(len(stream) * share)
+    path = tmp_path / "foreign.jpg"
+    foreign = np.random.default_rng(0).integers(0, 255, 1000, dtype=np.uint8).tobytes()
+    path.write_bytes(stream[:at] + foreign + stream[at:])
+    with pytest.raises(FormatError, match=r"foreign\.jpg"):
+        extract_tiles(path, [[128, 128]], 256)
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"\0\0", b"\xff" * 9])
+def test_a_few_stray_bytes_at_the_end_of_a_jpeg_are_allowed(tmp_path, stray):
+    stream = oracles.jpeg(oracles.picture(64, 64))
+    path = tmp_path / "stray.jpg"
+    path.write_bytes(stream[:-2] + stray + stream[-2:] + b"and after the end")
+    expected = oracles.pixels(path)
+    np.testing.assert_array_equal(extract_tiles(path, [[32, 32]], 64)[0], expected)
+
+
 @pytest.mark.parametrize("samples", [1, 2])
 def test_rgb_of_fewer_than_three_samples_is_refused(tmp_path, samples):
     path = tmp_path / "lies.tif"
@@ -257,6 +278,41 @@ def overwritten(path, **tags):
             dtype = "I" if name.startswith("Tile") and np.ndim(value) else None
             tiff.pages.first.tags[name].overwrite(value, dtype=dtype)
     return path
+
+
+def test_a_tag_of_another_type_is_read_or_refused(tmp_path):
+    """Negative, fractional, infinite, text: what no writer writes but a bent bit makes."""
+    path, odd = tmp_path / "type.tif", {}
+    names = ["ImageWidth", "ImageLength", "SamplesPerPixel", "TileWidth", "TileByteCounts"]
+    names += ["PlanarConfiguration", "XResolution", "ResolutionUnit"]
+    values = [("i", -1), ("i", [-1] * 4), ("f", 0.5), ("f", np.nan), ("d", 1e300), ("s", b"abc")]
+    for name, (dtype, value) in itertools.product(names, values):
+        overwritten(path)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages.first.tags[name].overwrite(value, dtype=dtype)
+        try:
+            extract_tiles(path, [[0, 0]], 8)
+        except (FormatError, NotImplementedError):
+            continue
+        except Exception as error:
+            odd[f"{name} = {value}"] = repr(error)
+    assert not odd
+
+
+@pytest.mark.parametrize("tables", [("s", 0, "text"), ("H", 2, (1, 2)), ("I", 1, 2**31)])
+def test_jpeg_tables_that_are_no_bytes_are_refused_or_not_needed(tmp_path, tables):
+    path = tmp_path / "tables.tif"
+    for codec in ("jpeg", "deflate"):
+        options = {"photometric": "rgb", "compression": codec, "extratags": [(347, *tables, True)]}
+        tifffile.imwrite(path, oracles.picture(32, 32), **options)
+        try:
+            found = extract_tiles(path, [[16, 16]], 32)[0]
+        except FormatError as error:
+            found = str(error)
+        if isinstance(found, str):
+            assert "tables.tif" in found
+        else:
+            np.testing.assert_array_equal(found, oracles.pixels(path))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_an_argument_wins_over_the_environment(bare):
     assert _check.workers(7) == 7
     assert _check.workers(np.int64(2)) == 2
     assert _check.workers(None) == 3
+    bare.setenv("STFAST_WORKERS", "")
+    assert _check.workers(None) >= 1
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " ", "²", "1e3"])
@@ -54,9 +56,22 @@ def test_a_bad_number_of_workers_is_named(workers):
         _check.workers(workers)
 
 
-def test_an_empty_environment_counts_as_none(bare):
-    bare.setenv("STFAST_WORKERS", "")
-    assert _check.workers(None) >= 1
+@pytest.mark.parametrize("workers", [10**5, 2**70])
+def test_an_absurd_number_of_workers_is_refused_or_does_no_harm(workers):
+    """More threads than a system has must not hang it, nor end the process."""
+    out = run_python(
+        f"""
+        import numpy as np, stfast
+        places = np.zeros(3, int)
+        try:
+            stfast.aggregate_bins(np.eye(3), rows=places, cols=places, factor=1, workers={workers})
+        except (ValueError, OverflowError) as error:
+            assert "workers" in str(error)
+        print("done")
+    """,
+        timeout=15,
+    )
+    assert out.split() == ["done"]
 
 
 @linux
@@ -336,7 +351,7 @@ def test_other_python_threads_run_during_a_call(pictures):
     thread = threading.Thread(target=tick)
     thread.start()
     begin = time.monotonic()
-    tiles(TILED, n=600)
+    tiles(TILED, n=900)
     end = time.monotonic()
     stop.set()
     thread.join()
@@ -345,7 +360,7 @@ def test_other_python_threads_run_during_a_call(pictures):
 """
     )
     took, pause = map(float, run_python(code, timeout=100).split())
-    assert pause < max(0.25, took / 4)
+    assert pause < took / 2
 
 
 def test_progress_rises_during_a_call_and_ends_at_its_total(pictures):

@@ -31,7 +31,7 @@ GRIDS = {
     "strips": {"rowsperstrip": 9},
     "one strip": {"rowsperstrip": 75},
 }
-COLOURS = {
+COLOURS: dict[str, dict] = {
     "grey": {"photometric": "minisblack"},
     "inverted": {"photometric": "miniswhite"},
     "grey and alpha": {"photometric": "minisblack", "extrasamples": ["unassalpha"]},
@@ -84,12 +84,17 @@ def samples(colour):
 # --- what is read ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", COLOURS)
+# JPEG has no alpha.
+KINDS = [
+    (*codec, colour)
+    for codec, colour in itertools.product(CODECS, COLOURS)
+    if codec[0] != "jpeg" or "extrasamples" not in COLOURS[colour]
+]
+
+
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize(("codec", "predictor"), CODECS)
-def test_a_tiff_of_any_kind_equals_tifffile(tmp_path, codec, predictor, grid, colour):
-    if codec == "jpeg" and "alpha" in colour + str(COLOURS[colour].get("extrasamples")):
-        pytest.skip("tifffile writes no JPEG with alpha")
+@pytest.mark.parametrize(("codec", "predictor", "colour"), KINDS)
+def test_a_tiff_of_any_kind_equals_tifffile(tmp_path, codec, predictor, colour, grid):
     for byteorder, big in (("<", False), (">", False), ("<", True), (">", True)):
         path = tmp_path / f"{byteorder == '<'}{big}.tif"
         options = {"compression": codec, "predictor": predictor or None}
@@ -99,24 +104,21 @@ def test_a_tiff_of_any_kind_equals_tifffile(tmp_path, codec, predictor, grid, co
 
 
 @pytest.mark.parametrize("codec", ["raw", "tiff_lzw", "tiff_adobe_deflate", "zstd", "jpeg"])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_a_tiff_that_libtiff_wrote_equals_pillow(tmp_path, codec, mode):
-    if (codec, mode) == ("jpeg", "RGBA"):
-        pytest.skip("libtiff writes no JPEG with alpha")
-    path = tmp_path / "libtiff.tif"
-    Image.fromarray(oracles.picture(*SHAPE)).convert(mode).save(path, compression=codec)
-    expected = np.asarray(Image.open(path).convert("RGB"))
-    np.testing.assert_array_equal(all_pixels(path), expected)
+def test_a_tiff_that_libtiff_wrote_equals_pillow(tmp_path, codec):
+    for mode in ("L", "RGB") if codec == "jpeg" else ("L", "RGB", "RGBA"):
+        path = tmp_path / f"{mode}.tif"
+        Image.fromarray(oracles.picture(*SHAPE)).convert(mode).save(path, compression=codec)
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(all_pixels(path), expected)
 
 
-@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440"])
-@pytest.mark.parametrize("colour", ["rgb", "ycbcr"])
-def test_jpeg_blocks_of_any_subsampling_equal_tifffile(tmp_path, colour, subsampling):
-    if colour == "rgb" and subsampling != "444":
-        pytest.skip("JPEG RGB is not subsampled")
+@pytest.mark.parametrize("subsampling", [None, "444", "422", "420", "440"])
+def test_jpeg_blocks_of_any_subsampling_equal_tifffile(tmp_path, subsampling):
+    """None: RGB, which is not subsampled, without a word on it in the stream."""
     path = tmp_path / "jpeg.tif"
-    arguments = {"level": 90, "outcolorspace": colour}
-    if colour == "ycbcr":
+    arguments = {"level": 90, "outcolorspace": "ycbcr" if subsampling else "rgb"}
+    if subsampling:
         arguments["subsampling"] = subsampling
     tifffile.imwrite(
         path,
@@ -138,6 +140,8 @@ def test_jpeg_blocks_of_any_subsampling_equal_tifffile(tmp_path, colour, subsamp
         {"progressive": True},
         {"restart_marker_rows": 1},
         {"quality": 10},
+        {"keep_rgb": True},
+        {"comment": b"a word", "icc_profile": bytes(70_000)},
     ],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -148,11 +152,16 @@ def test_a_plain_jpeg_equals_pillow(tmp_path, mode, options):
     np.testing.assert_array_equal(all_pixels(path), oracles.pixels(path))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "transparent P"])
-def test_a_plain_png_equals_pillow(tmp_path, mode):
+TRANSPARENT = {"L": 9, "P": 3, "RGB": (1, 2, 3)}
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_plain_png_equals_pillow(tmp_path, mode, transparent):
     path = tmp_path / "plain.png"
-    image = Image.fromarray(oracles.picture(*SHAPE)).convert(mode.removeprefix("transparent "))
-    image.save(path, **({"transparency": 3} if mode.startswith("transparent") else {}))
+    image = Image.fromarray(oracles.picture(*SHAPE)).convert(mode)
+    known = transparent and mode in TRANSPARENT
+    image.save(path, **({"transparency": TRANSPARENT[mode]} if known else {}))
     assert open_image(path).kind == "png"
     np.testing.assert_array_equal(all_pixels(path), oracles.pixels(path))
 
@@ -171,6 +180,13 @@ def test_a_png_of_16_bits_equals_pillow(tmp_path):
     deep = np.random.default_rng(0).integers(0, 2**16, (*SHAPE, 3), dtype=np.uint16)
     path.write_bytes(imagecodecs.png_encode(deep))
     np.testing.assert_array_equal(all_pixels(path), oracles.pixels(path))
+
+
+def test_an_interlaced_png_equals_pillow(tmp_path):
+    path = tmp_path / "adam7.png"
+    path.write_bytes(oracles.interlaced_png(oracles.picture(*SHAPE)))
+    np.testing.assert_array_equal(all_pixels(path), oracles.pixels(path))
+    np.testing.assert_array_equal(all_pixels(path), oracles.picture(*SHAPE))
 
 
 @pytest.mark.parametrize("content", ["JPEG", "PNG", "TIFF"])
