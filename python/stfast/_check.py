@@ -17,6 +17,9 @@ from scipy import sparse
 
 Matrix: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
 
+_MOST_WORKERS = 512
+"""More threads than any one machine has use for; starting thousands takes minutes."""
+
 _COUNT_DTYPES = ("int32", "int64", "float32", "float64")
 
 
@@ -28,7 +31,10 @@ def workers(n: int | None) -> int:
     """
     if n is None:
         n = _workers_from_environment()
-    return at_least_one(n, "workers")
+    n = at_least_one(n, "workers")
+    if n > _MOST_WORKERS:
+        raise ValueError(f"workers: expected at most {_MOST_WORKERS}, got {n}")
+    return n
 
 
 def _workers_from_environment() -> int:
@@ -77,6 +83,8 @@ def matrix(x: Any, name: str = "matrix") -> Matrix:
     Nothing is copied when ``x`` is a CSR matrix of int32, int64, float32 or
     float64. Other kinds (CSC, COO, dense) and narrower integers are converted.
     """
+    if hasattr(x, "to_memory"):
+        raise NotImplementedError(f"{name}: expected a matrix in memory, got a backed one")
     if not sparse.issparse(x) and np.ndim(x) != 2:
         raise ValueError(f"{name}: expected 2 dimensions, got {np.ndim(x)}")
     csr: Any = x if getattr(x, "format", "") == "csr" else sparse.csr_matrix(x)

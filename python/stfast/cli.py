@@ -264,10 +264,11 @@ def hvg(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Choose highly variable genes from a slide's raw counts."""
+    """Choose highly variable genes from the raw counts of a slide's spots in tissue."""
     import polars as pl
 
     adata = stfast.read(slide)
+    adata = adata[adata.obs["in_tissue"] == 1]
     table = stfast.highly_variable_genes(
         adata,
         flavor,  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ _HEADER_FAULTS = (
     EOFError,
     LookupError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -197,7 +198,7 @@ def open_image(path: str | os.PathLike[str]) -> SlideImage:
         raise FormatError(f"{path}: expected a TIFF, JPEG or PNG image, got {start!r}")
     try:
         return opener(path)
-    except FormatError:
+    except (FormatError, NotImplementedError):
         raise
     except _HEADER_FAULTS as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -228,11 +229,23 @@ def _single_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPag
     return pages[0].aspage()
 
 
-def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
-    sides = [page.imagewidth, page.imagelength]
+def _check_tags(page: tifffile.TiffPage, path: Path) -> bytes:
+    """Refuse tags that no picture has; return the page's JPEG tables, if it needs any."""
+    sides: list[Any] = [page.imagewidth, page.imagelength]
     sides += [page.tilewidth, page.tilelength] if page.is_tiled else [page.rowsperstrip or 1]
-    if not all(1 <= side < 2**32 for side in sides) or page.samplesperpixel > 2**16:
+    if not all(isinstance(side, int) and 1 <= side < 2**32 for side in sides):
         raise FormatError(f"{path}: expected sides of at least 1 pixel, got {sides}")
+    samples: Any = page.samplesperpixel
+    if not isinstance(samples, int) or not 1 <= samples < 2**16:
+        raise FormatError(f"{path}: expected at least 1 sample a pixel, got {samples!r}")
+    tables: Any = (page.jpegtables or b"") if int(page.compression) == 7 else b""
+    if not isinstance(tables, bytes):
+        raise FormatError(f"{path}: expected JPEG tables in bytes, got {type(tables).__name__}")
+    return tables
+
+
+def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
+    tables = _check_tags(page, path)
     codec = _CODECS.get(int(page.compression))
     colour = _COLOURS.get(int(page.photometric))
     differenced = int(page.predictor) == 2
@@ -264,7 +277,7 @@ def _tiff_header(page: tifffile.TiffPage, path: Path) -> Header:
         codec=codec,
         differenced=differenced,
         colour=colour,
-        tables=page.jpegtables or b"",
+        tables=tables,
         offsets=offsets,
         lengths=lengths,
     )

@@ -94,9 +94,10 @@ impl Jpeg {
         value.max(0) as usize
     }
 
-    /// Warnings are errors too (they tell of missing or bad data), save for stray
-    /// bytes before the end marker, which some scanners leave: all pixels are there
-    /// by then. libjpeg keeps its first warning only, so any other may hide more.
+    /// Warnings are errors too (they tell of missing or bad data), save for a few
+    /// stray bytes before the end marker, which some scanners leave: all pixels are
+    /// there by then. libjpeg keeps its first warning only, so any other may hide
+    /// more, and many bytes are a piece of the picture in the wrong place.
     fn check(&self, rc: c_int) -> Result<(), Fault> {
         if rc == 0 {
             return Ok(());
@@ -107,11 +108,21 @@ impl Jpeg {
         // SAFETY: reads a number from a live handle.
         let code = unsafe { tj::tj3GetErrorCode(self.handle) };
         let warning = code == tj::TJERR_TJERR_WARNING as c_int;
-        if warning && message.contains("extraneous bytes before marker 0xd9") {
+        if warning && stray_before_end(&message).is_some_and(|stray| stray <= STRAY) {
             return Ok(());
         }
         Err(Fault::new("a JPEG stream", message))
     }
+}
+
+/// Stray bytes at its end that a stream may have.
+const STRAY: usize = 16;
+
+/// How many bytes too many libjpeg found before the end marker, if that is its warning.
+fn stray_before_end(message: &str) -> Option<usize> {
+    let (before, after) = message.split_once(" extraneous bytes before marker ")?;
+    let count = before.rsplit(' ').next()?.parse().ok()?;
+    after.starts_with("0xd9").then_some(count)
 }
 
 /// The stream with the tables and the word on colours that it lacks.
