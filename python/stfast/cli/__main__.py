@@ -1,0 +1,5 @@
+"""`python -m stfast.cli` is `stfast`."""
+
+from stfast.cli import main
+
+main()

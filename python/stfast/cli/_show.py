@@ -1,0 +1,72 @@
+"""What commands say: tables and JSON on stdout, progress on stderr, tables of genes in files."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from stfast._output import whole
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Rows: TypeAlias = list[tuple[str, ...]]
+
+
+def show(found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: Rows) -> None:
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    table = Table(*header, box=None, show_header=any(header), pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(word, overflow="fold") for word in row))
+    # What is no terminal may be read by a program: no line is broken for it.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table, crop=False)
+
+
+def say(text: str) -> None:
+    """A line on stderr; nothing where that is no terminal."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], object] | None]:
+    """A bar on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def rows_of(found: dict[str, Any]) -> Rows:
+    """What was found, a line each; what is nested under the name it has."""
+    rows: Rows = []
+    for key, value in found.items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{key} {inner}".strip(), _word(item)) for inner, item in nested]
+    return rows
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_table(table: "pl.DataFrame", output: Path) -> None:
+    if output.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
+    with whole(output) as partial:
+        if output.suffix == ".csv":
+            table.write_csv(partial)
+        else:
+            table.write_parquet(partial)
