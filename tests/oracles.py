@@ -98,12 +98,14 @@ def assert_canonical(matrix):
 
 
 def tiff_pixels(page):
-    """RGB of a tifffile page of 8-bit grey, RGB or RGBA, in whatever order it is stored."""
+    """RGB of a tifffile page of grey, RGB or RGBA, in whatever order it is stored; upper 8 bits."""
     array = page.asarray()
     if int(page.planarconfig) == 2 and page.samplesperpixel > 1:
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 2:
         array = array[..., None]
+    if array.dtype == np.uint16:
+        array = (array >> (page.bitspersample - 8)).astype(np.uint8)
     if int(page.photometric) == 0:
         array = 255 - array
     if int(page.photometric) in (0, 1):
@@ -300,11 +302,41 @@ def interlaced_png(array):
     return png(array.shape[1], array.shape[0], data, interlaced=True)
 
 
+def tiff(path, strip, tags, *, ndpi=False):
+    """A little-endian TIFF of one strip, with nothing in it but these tags (code to numbers).
+
+    ``ndpi``: with Hamamatsu's wider offsets, a word of upper bytes after each directory's tags.
+    """
+    tags = {
+        code: values if isinstance(values, tuple) else (values,) for code, values in tags.items()
+    }
+    front = 12 if ndpi else 8
+    tags |= {273: (front,), 279: (len(strip),)}
+    start = front + len(strip) + len(strip) % 2
+    after = bytes(8 + 4 * len(tags)) if ndpi else bytes(4)
+    apart = start + 2 + 12 * len(tags) + len(after)
+    entries, more = b"", b""
+    for code, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        where = packed if len(values) == 1 else struct.pack("<I", apart + len(more))
+        more += b"" if len(values) == 1 else packed
+        entries += struct.pack("<HHI", code, 4, len(values)) + where
+    head = struct.pack("<2sHQ" if ndpi else "<2sHI", b"II", 42, start)
+    directory = struct.pack("<H", len(tags)) + entries + after
+    Path(path).write_bytes(head + strip + bytes(len(strip) % 2) + directory + more)
+
+
 def jpeg(array, **options):
     """A JPEG stream that Pillow wrote."""
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "JPEG", **options)
     return stream.getvalue()
+
+
+def stream_pixels(stream):
+    """RGB of a coded picture in memory, by Pillow."""
+    with Image.open(io.BytesIO(stream)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def picture(height, width, seed=0):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stfast.loader import Batch, TileLoader
     from stfast.readers import read, read_st, read_visium_hd
     from stfast.synthetic import synthesize_visium_hd
-    from stfast.tiles import extract_tiles, thumbnail
+    from stfast.tiles import TileReport, extract_tiles, thumbnail, tissue_grid, write_tiles
 
 __all__ = [
     "Batch",
@@ -24,6 +24,7 @@ __all__ = [
     "FormatError",
     "SlideImage",
     "TileLoader",
+    "TileReport",
     "__version__",
     "aggregate_bins",
     "extract_tiles",
@@ -34,6 +35,8 @@ __all__ = [
     "read_visium_hd",
     "synthesize_visium_hd",
     "thumbnail",
+    "tissue_grid",
+    "write_tiles",
 ]
 
 _HOMES = {
@@ -41,6 +44,7 @@ _HOMES = {
     "Bins": "bins",
     "SlideImage": "images",
     "TileLoader": "loader",
+    "TileReport": "tiles",
     "aggregate_bins": "bins",
     "extract_tiles": "tiles",
     "highly_variable_genes": "hvg",
@@ -50,6 +54,8 @@ _HOMES = {
     "read_visium_hd": "readers",
     "synthesize_visium_hd": "synthetic",
     "thumbnail": "tiles",
+    "tissue_grid": "tiles",
+    "write_tiles": "tiles",
 }
 
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _check, _core, _spatial
-from stfast.images import Level, open_image
-from stfast.tiles import plan_windows
+from stfast.images import Level, SlideImage, open_image
+from stfast.tiles import Places, Style, Windows, plan_windows, tile_side
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class TileLoader:
         slides = [slides] if isinstance(slides, AnnData) else list(slides)
         if not slides:
             raise ValueError("slides: expected at least one, got none")
-        self.size = size
+        self.size = tile_side(size)
         self.batch_size = _check.at_least_one(batch_size, "batch_size")
         self.prefetch = _check.at_least_one(prefetch, "prefetch")
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
@@ -206,14 +206,11 @@ class TileLoader:
         else:
             index[:] = np.arange(start, start + len(index))
         spots = self._spots
-        batch.slide.numpy()[:] = source = spots.source[index]
+        batch.slide.numpy()[:] = spots.source[index]
         batch.coords.numpy()[:] = spots.xy[index]
-        which = source.astype(np.uint32)
-        levels = [level.native for level in spots.levels]
-        places = (levels, spots.spans, which, spots.left[index], spots.top[index])
-        cache = self._block_cache()
-        tiles = batch.image.numpy()
-        _core.extract_tiles(places, tiles, 255, self.workers, cache=cache, progress=look)
+        places = spots.places(index, self.size)
+        cache, tiles = self._block_cache(), batch.image.numpy()
+        _core.extract_tiles(places, Style(), tiles, self.workers, cache=cache, progress=look)
         _core.gather_rows(self._rows, index, batch.genes.numpy(), self.workers)
 
     def count(self, number: int) -> int:
@@ -235,30 +232,46 @@ class _Spots:
     """Where every spot's window lies; one source a slide."""
 
     levels: list[Level]
-    spans: list[tuple[float, float]]
     source: NDArray[np.int32]
-    left: NDArray[np.float64]
-    top: NDArray[np.float64]
+    sides: tuple[NDArray[np.float64], ...]
     xy: NDArray[np.float32]
 
     @classmethod
     def of(cls, slides: Sequence[AnnData], size: int, span: float | None) -> "_Spots":
-        planned = [
-            plan_windows(
-                open_image(_spatial.image_path(adata)),
-                _spatial.centers(adata),
-                size,
-                _spatial.spot_span(adata) if span is None else span,
-            )
-            for adata in slides
-        ]
+        planned = [_windows(adata, size, span) for adata in slides]
+        sides = ("left", "top", "width", "height")
         return cls(
             levels=[windows.level for windows in planned],
-            spans=[windows.span for windows in planned],
             source=np.repeat(np.arange(len(slides), dtype=np.int32), [a.n_obs for a in slides]),
-            left=np.concatenate([windows.left for windows in planned]),
-            top=np.concatenate([windows.top for windows in planned]),
+            sides=tuple(np.concatenate([getattr(w, side) for w in planned]) for side in sides),
             xy=np.concatenate([_spatial.centers(a).astype(np.float32) for a in slides]),
+        )
+
+    def places(self, index: NDArray[np.int64], size: int) -> Places:
+        """The windows of some spots as the native module takes them."""
+        levels = [level.native for level in self.levels]
+        left, top, width, height = (side[index] for side in self.sides)
+        return Places(levels, self.source[index].astype(np.uint32), left, top, width, height, size)
+
+
+def _windows(adata: AnnData, size: int, span: float | None) -> Windows:
+    image = open_image(_spatial.image_path(adata))
+    centers = _spatial.centers(adata)
+    windows = plan_windows(
+        image, centers, size, span=_spatial.spot_span(adata) if span is None else span
+    )
+    _check_inside(image, centers)
+    return windows
+
+
+def _check_inside(image: SlideImage, centers: NDArray[np.float64]) -> None:
+    outside = ~_spatial.in_picture(centers, image.shape)
+    if outside.any():
+        height, width = image.shape
+        first = int(np.flatnonzero(outside)[0])
+        raise IndexError(
+            f"{image.path}: expected centers within {width} × {height} pixels, got "
+            f"{tuple(centers[first].tolist())} at row {first} ({int(outside.sum())} such)"
         )
 
 

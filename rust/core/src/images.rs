@@ -1,64 +1,42 @@
 //! One level of an image as a grid of blocks, and their pixels.
 //!
-//! A TIFF tile, a TIFF strip, a whole JPEG or PNG file: each is a block, bytes
-//! at an offset that a codec turns into a rectangle of the level. Whoever reads
-//! the file's header fills in [`Layout`]; nothing here knows about tags. What
-//! comes out is always 8-bit RGB, rows from the top, pixels packed.
+//! A TIFF tile, a TIFF strip, a band of a JPEG between restart markers, a tile
+//! of a JPEG 2000 picture: each is a block, bytes that a codec turns into a
+//! rectangle of the level. Whoever reads the file's header fills in [`Layout`];
+//! nothing here knows about tags. What comes out is always 8-bit RGB, rows from
+//! the top, pixels packed.
 
+mod access;
+mod bands;
+mod bytes;
 mod codec;
+mod jp2k;
 mod jpeg;
+mod layout;
 mod pixels;
+mod png;
+mod stream;
+mod webp;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
+use crate::Watch;
 use crate::error::Result;
-use crate::io::ReadAt;
-use crate::{Error, Watch};
+use crate::io::{ReadAt, Section};
+
+use access::Access;
+use codec::{Fault, Got};
+use pixels::{Placement, settle};
 
 pub use codec::Codec;
-pub use pixels::Colour;
+pub use layout::Layout;
+pub use pixels::{Colour, NONE, Pick};
+pub use stream::{Stream, Turn};
 
 /// Bytes of a pixel that comes out: red, green, blue.
 pub const RGB: usize = 3;
-
-/// Pixels of the largest block that is decoded: 3 GiB of RGB.
-const LARGEST: usize = 1 << 30;
-
-/// Colour, alpha, and a few that some writers add; those after colour are dropped.
-const MOST_SAMPLES: usize = 8;
-
-/// What a header says of a level: its grid of blocks, and how they are coded.
-#[derive(Debug, Clone)]
-pub struct Layout {
-    /// Width of the level in pixels.
-    pub width: usize,
-    /// Height of the level in pixels.
-    pub height: usize,
-    /// Width of a block.
-    pub block_width: usize,
-    /// Height of a block.
-    pub block_height: usize,
-    /// Whether blocks at the right and bottom edge are stored at full size, as
-    /// TIFF tiles are; strips end with the image.
-    pub padded: bool,
-    /// 8-bit samples a pixel has in the file.
-    pub samples: usize,
-    /// Whether each block holds one sample of every pixel, samples in turn.
-    pub planar: bool,
-    /// How a block's bytes are coded.
-    pub codec: Codec,
-    /// Whether rows hold differences from the pixel to the left (TIFF predictor 2).
-    pub differenced: bool,
-    /// What the samples mean.
-    pub colour: Colour,
-    /// JPEG tables shared by all blocks, a stream of their own; may be empty.
-    pub tables: Vec<u8>,
-    /// Where each block starts in the file.
-    pub offsets: Vec<u64>,
-    /// Coded size of each block; 0 where the file leaves a block out.
-    pub lengths: Vec<u64>,
-}
 
 /// A level that can be decoded, from any thread.
 #[derive(Debug)]
@@ -66,7 +44,8 @@ pub struct Level {
     /// Distinguishes open levels in a cache.
     pub id: u64,
     layout: Layout,
-    file: ReadAt,
+    file: Arc<ReadAt>,
+    access: OnceLock<Access>,
 }
 
 /// What one thread keeps between blocks: buffers and codec states.
@@ -74,6 +53,7 @@ pub struct Level {
 pub struct Decoder {
     coded: Vec<u8>,
     samples: Vec<u8>,
+    scan: Vec<u8>,
     codecs: codec::Codecs,
 }
 
@@ -94,149 +74,234 @@ impl Level {
     /// Opens the file and checks the layout against itself.
     pub fn open(path: &Path, layout: Layout) -> Result<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        let file = ReadAt::open(path)?;
+        let file = Arc::new(ReadAt::open(path)?);
         layout.check(path)?;
-        let id = IDS.fetch_add(1, Relaxed);
-        Ok(Self { id, layout, file })
+        Ok(Self {
+            id: IDS.fetch_add(1, Relaxed),
+            layout,
+            file,
+            access: OnceLock::new(),
+        })
     }
 
-    /// What the header said.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// The grid of blocks that it is decoded by. The first call may read the file
+    /// in search of markers.
+    pub fn blocks(&self, watch: &Watch) -> Result<Blocks<'_>> {
+        let access = match self.access.get() {
+            Some(access) => access,
+            None => {
+                let found = Access::find(self, watch)?;
+                self.access.get_or_init(|| found)
+            }
+        };
+        let [block_width, block_height] = access.block(&self.layout);
+        Ok(Blocks {
+            level: self,
+            access,
+            block_width,
+            block_height,
+        })
+    }
+
+    /// Turns samples to RGB rows of `block`: `out` becomes them.
+    fn place(
+        &self,
+        block: Block,
+        stored_width: usize,
+        plane: Option<usize>,
+        mut got: Got,
+        samples: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
+        if self.layout.colour == Colour::Channels {
+            got.colour = Colour::Channels;
+        }
+        let to = Placement {
+            widths: [block.width, stored_width],
+            got,
+            pick: self.layout.pick,
+            palette: &self.layout.palette,
+            plane,
+        };
+        let bytes = block.width * block.height * RGB;
+        if to.is_identity() && samples.len() >= bytes {
+            std::mem::swap(samples, out);
+            out.truncate(bytes);
+            return;
+        }
+        if plane.unwrap_or(0) == 0 {
+            out.resize(bytes, 0);
+            if plane.is_some() {
+                out.fill(0);
+            }
+        }
+        to.place(samples, out);
+        let last = plane.is_some_and(|plane| plane + 1 == self.layout.samples);
+        if last && matches!(self.layout.colour, Colour::YCbCr { .. }) {
+            pixels::convert_ycbcr(out);
+        }
+    }
+}
+
+/// A level's blocks, ready to be decoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks<'a> {
+    level: &'a Level,
+    access: &'a Access,
+    block_width: usize,
+    block_height: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// The level.
+    pub fn level(&self) -> &'a Level {
+        self.level
+    }
+
+    /// Width of the level in pixels.
+    pub fn width(&self) -> usize {
+        self.level.layout.width
+    }
+
+    /// Height of the level in pixels.
+    pub fn height(&self) -> usize {
+        self.level.layout.height
+    }
+
+    /// Width of a block.
+    pub fn block_width(&self) -> usize {
+        self.block_width
+    }
+
+    /// Height of a block.
+    pub fn block_height(&self) -> usize {
+        self.block_height
+    }
+
+    /// Blocks in a row of the grid.
+    pub fn across(&self) -> usize {
+        self.width().div_ceil(self.block_width)
+    }
+
+    /// Whether blocks can only be decoded from top to bottom, by a [`Stream`].
+    pub fn is_stream(&self) -> bool {
+        matches!(self.access, Access::Stream { .. })
+    }
+
+    /// How the blocks are reached, in a word, and their width and height.
+    pub fn describe(&self) -> (&'static str, usize, usize) {
+        (self.access.word(), self.block_width, self.block_height)
     }
 
     /// The rectangle that a block covers.
     pub fn block(&self, index: usize) -> Block {
-        let layout = &self.layout;
-        let x = index % layout.across() * layout.block_width;
-        let y = index / layout.across() * layout.block_height;
+        let x = index % self.across() * self.block_width;
+        let y = index / self.across() * self.block_height;
         Block {
             x,
             y,
-            width: layout.block_width.min(layout.width - x),
-            height: layout.block_height.min(layout.height - y),
+            width: self.block_width.min(self.width() - x),
+            height: self.block_height.min(self.height() - y),
         }
     }
 
     /// Decodes one block to RGB: `out` becomes its rows, [`Block::width`] pixels
-    /// each.
+    /// each. How many pixels it took comes back.
     pub fn decode(
         &self,
         index: usize,
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
         watch: &Watch,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         watch.check()?;
-        let block = self.block(index);
-        out.clear();
+        let (block, level) = (self.block(index), self.level);
+        let fault = |fault: Fault| fault.at(level.file.path(), self.name(index));
+        match self.access {
+            Access::Grid => self.decode_stored(index, block, decoder, out),
+            Access::Bands(bands) => {
+                let piece = bands.piece(block, self.height());
+                self.read(index, piece.offset, piece.length, decoder)?;
+                let (coded, scan) = (&decoder.coded, &mut decoder.scan);
+                let samples = &mut decoder.samples;
+                let got = bands.decode(&level.layout, &piece, coded, scan, block.height, samples);
+                level.place(block, block.width, None, got.map_err(fault)?, samples, out);
+                Ok((block.width * piece.height) as u64)
+            }
+            Access::Jp2k { .. } => {
+                let shape = level.layout.shape(block.width, [block.height; 2]);
+                let (mut section, length) = level.section();
+                let got = jp2k::Jp2k::open(&mut section, length).and_then(|p| {
+                    p.decode(
+                        Some(index),
+                        level.layout.colour,
+                        shape,
+                        &mut decoder.samples,
+                    )
+                });
+                let got = got.map_err(fault)?;
+                level.place(block, block.width, None, got, &mut decoder.samples, out);
+                Ok((block.width * block.height) as u64)
+            }
+            Access::Stream { .. } => {
+                let stream = Stream::new(*self);
+                stream.turn(0, watch)?.decode(index, out, watch)
+            }
+        }
+    }
+
+    /// Decodes what the file stores as a block, plane after plane.
+    fn decode_stored(
+        &self,
+        index: usize,
+        block: Block,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<u64> {
+        let (level, layout) = (self.level, &self.level.layout);
+        let shape = layout.stored_shape(block);
+        let n_planes = if layout.planar { layout.samples } else { 1 };
+        let n_blocks = layout.n_blocks();
         out.resize(block.width * block.height * RGB, 0);
-        let planes = if self.layout.planar {
-            self.layout.samples
-        } else {
-            1
-        };
-        for plane in 0..planes {
-            let stored = plane * self.layout.n_blocks() + index;
-            if self.layout.lengths[stored] == 0 {
+        for plane in 0..n_planes {
+            let stored = plane * n_blocks + index;
+            let (offset, length) = (layout.offsets[stored], layout.lengths[stored]);
+            let unused = layout.planar && !layout.pick.contains(&(plane as u8));
+            if length == 0 || unused {
+                if plane == 0 {
+                    out.fill(0);
+                }
                 continue;
             }
-            self.decode_stored(stored, block, decoder)?;
-            let to = pixels::Placement::new(&self.layout, block, plane);
-            to.place(&decoder.samples, out);
+            self.read(index, offset, length, decoder)?;
+            let samples = &mut decoder.samples;
+            let got = decoder
+                .codecs
+                .decode(layout, shape, &decoder.coded, samples);
+            let got = got.map_err(|fault| fault.at(level.file.path(), self.name(index)))?;
+            let got = got.unwrap_or_else(|| settle(layout, shape, samples));
+            let plane = layout.planar.then_some(plane);
+            level.place(block, shape.width, plane, got, samples, out);
         }
-        Ok(())
+        Ok((shape.width * shape.height) as u64)
     }
 
-    /// Reads and inflates what is stored as one block into `decoder.samples`.
-    fn decode_stored(&self, stored: usize, block: Block, decoder: &mut Decoder) -> Result<()> {
-        let layout = &self.layout;
-        let what = self.name(stored);
-        let (offset, length) = (layout.offsets[stored], layout.lengths[stored]);
-        self.file.read(&what, offset, length, &mut decoder.coded)?;
-        let shape = layout.stored_shape(block);
-        (decoder.codecs)
-            .decode(layout, shape, &decoder.coded, &mut decoder.samples)
-            .map_err(|fault| fault.at(self.file.path(), what))?;
-        if layout.differenced {
-            pixels::undo_differences(&mut decoder.samples, shape);
-        }
-        Ok(())
+    fn read(&self, index: usize, offset: u64, length: u64, decoder: &mut Decoder) -> Result<()> {
+        let file = &self.level.file;
+        file.read(&self.name(index), offset, length, &mut decoder.coded)
     }
 
-    /// How messages call a stored block: by row and column of the grid.
-    fn name(&self, stored: usize) -> String {
-        let index = stored % self.layout.n_blocks();
-        let (row, col) = (index / self.layout.across(), index % self.layout.across());
+    /// How messages call a block: by row and column of the grid.
+    fn name(&self, index: usize) -> String {
+        let (row, col) = (index / self.across(), index % self.across());
         format!("block {row},{col}")
     }
 }
 
-impl Layout {
-    /// Blocks in a row of the grid.
-    pub fn across(&self) -> usize {
-        self.width.div_ceil(self.block_width)
-    }
-
-    /// Blocks in a column of the grid.
-    pub fn down(&self) -> usize {
-        self.height.div_ceil(self.block_height)
-    }
-
-    /// Blocks of the grid, planes not counted.
-    pub fn n_blocks(&self) -> usize {
-        self.across() * self.down()
-    }
-
-    /// Columns, least rows and samples that a stored block must hold.
-    fn stored_shape(&self, block: Block) -> codec::Shape {
-        codec::Shape {
-            width: if self.padded {
-                self.block_width
-            } else {
-                block.width
-            },
-            height: if self.padded {
-                self.block_height
-            } else {
-                block.height
-            },
-            most: self.block_height,
-            samples: if self.planar { 1 } else { self.samples },
-        }
-    }
-
-    /// Holds the header's numbers against each other, before anything is sized by them.
-    fn check(&self, path: &Path) -> Result<()> {
-        let fault = |expected: &str, found: String| {
-            Err(Error::Format {
-                path: path.to_owned(),
-                what: "image".into(),
-                expected: expected.into(),
-                found,
-            })
-        };
-        let sides = [self.width, self.height, self.block_width, self.block_height];
-        let block = self.block_width.saturating_mul(self.block_height);
-        if sides.contains(&0) || sides.iter().any(|&side| side > 1 << 31) || block > LARGEST {
-            let expected = "sides from 1 to 2³¹ and blocks of at most 2³⁰ pixels";
-            let [width, height, across, down] = sides;
-            let found = format!("{width} × {height} in blocks of {across} × {down}");
-            return fault(expected, found);
-        }
-        let grey = matches!(self.colour, Colour::Grey | Colour::GreyInverted);
-        if !(if grey { 1 } else { RGB }..=MOST_SAMPLES).contains(&self.samples) {
-            return fault(
-                "1 to 8 samples of grey or 3 to 8 of colour",
-                self.samples.to_string(),
-            );
-        }
-        let stored = self.n_blocks() * if self.planar { self.samples } else { 1 };
-        let (offsets, lengths) = (self.offsets.len(), self.lengths.len());
-        if (offsets, lengths) != (stored, stored) {
-            let found = format!("{offsets} offsets and {lengths} lengths");
-            return fault(&format!("{stored} blocks"), found);
-        }
-        Ok(())
+impl Level {
+    /// All that the file stores of a level of one block, and its length.
+    fn section(&self) -> (Section, u64) {
+        let (offset, length) = (self.layout.offsets[0], self.layout.lengths[0]);
+        (Section::new(Arc::clone(&self.file), offset, length), length)
     }
 }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::{Error, Result};
 
@@ -25,6 +26,16 @@ impl ReadAt {
         let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let path = path.to_owned();
         Ok(Self { file, len, path })
+    }
+
+    /// Its length in bytes when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The path it was opened by.
@@ -48,6 +59,57 @@ impl ReadAt {
         }
         buffer.resize(length as usize, 0);
         read_exact_at(&self.file, buffer, offset).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// A part of a file as a stream: what a decoder that works from top to bottom reads.
+#[derive(Debug)]
+pub struct Section {
+    file: Arc<ReadAt>,
+    start: u64,
+    at: u64,
+    end: u64,
+}
+
+impl Section {
+    /// The part of `length` bytes from `offset` on, cut where the file ends.
+    pub fn new(file: Arc<ReadAt>, offset: u64, length: u64) -> Self {
+        let end = offset.saturating_add(length).min(file.len);
+        let start = offset.min(end);
+        let at = start;
+        Self {
+            file,
+            start,
+            at,
+            end,
+        }
+    }
+
+    /// Where in the file the next byte comes from.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+}
+
+impl io::Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = buffer.len().min((self.end - self.at).min(1 << 30) as usize);
+        read_exact_at(&self.file.file, &mut buffer[..n], self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl io::Seek for Section {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let (base, by) = match to {
+            io::SeekFrom::Start(by) => (self.start, i64::try_from(by).unwrap_or(i64::MAX)),
+            io::SeekFrom::Current(by) => (self.at, by),
+            io::SeekFrom::End(by) => (self.end, by),
+        };
+        let at = base.checked_add_signed(by).filter(|&at| at >= self.start);
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?.min(self.end);
+        Ok(self.at - self.start)
     }
 }
 

@@ -1,16 +1,15 @@
 //! From a block's coded bytes to its samples.
 //!
 //! Each codec is told how many bytes it may produce, and fails rather than
-//! pass that mark: a small file cannot ask for a large memory.
+//! pass that mark: a small file cannot ask for a large memory. Codecs of bytes
+//! give the samples as stored; codecs of pictures say what theirs are.
 
 use std::path::Path;
 
-use libdeflater::Decompressor;
-use weezl::BitOrder;
-
-use super::jpeg::Jpeg;
-use super::{Layout, RGB};
+use super::bytes::{Lzw, PackBits, read_full};
+use super::{Colour, Layout, bands, jp2k, jpeg, png, webp};
 use crate::Error;
+use libdeflater::Decompressor;
 
 /// How a block's bytes are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +22,28 @@ pub enum Codec {
     Lzw,
     /// Zstandard frames (TIFF 50000).
     Zstd,
+    /// Runs of bytes (TIFF 32773).
+    PackBits,
     /// JPEG, possibly abbreviated with tables of its own (TIFF 7).
     Jpeg,
+    /// The data between two restart markers; the tables are the header before them.
+    JpegScan,
+    /// JPEG 2000, as a codestream or in a JP2 box (TIFF 33003, 33005, 34712).
+    Jp2k,
+    /// WebP, lossy or lossless (TIFF 50001).
+    WebP,
     /// A whole PNG file.
     Png,
+}
+
+impl Codec {
+    /// Whether it gives the bytes of samples, and not a picture.
+    pub(super) fn is_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::Raw | Self::Deflate | Self::Lzw | Self::Zstd | Self::PackBits
+        )
+    }
 }
 
 /// What a stored block holds.
@@ -38,20 +55,30 @@ pub(super) struct Shape {
     /// Rows that may be there: the last strip is sometimes stored whole.
     pub(super) most: usize,
     pub(super) samples: usize,
+    /// Bytes of `height` rows as stored, and of `most`.
+    pub(super) bytes: [usize; 2],
 }
 
 impl Shape {
-    fn bytes(self) -> usize {
-        self.width * self.height * self.samples
-    }
-
-    fn most_bytes(self) -> usize {
-        self.width * self.most * self.samples
+    /// Holds a picture's own size against the block's.
+    pub(super) fn expect(self, what: &str, width: usize, height: usize) -> Result<(), Fault> {
+        if width == self.width && (self.height..=self.most).contains(&height) {
+            return Ok(());
+        }
+        let expected = format!("{what} of {} × {} pixels", self.width, self.height);
+        Err(Fault::new(expected, format!("{width} × {height}")))
     }
 }
 
+/// What decoded samples are: 8 bits each, interleaved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Got {
+    pub(super) samples: usize,
+    pub(super) colour: Colour,
+}
+
 /// What a codec found, before the file and the block are known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) expected: String,
     pub(super) found: String,
@@ -65,6 +92,13 @@ impl Fault {
             expected: expected.into(),
             found: found.into(),
             unsupported: false,
+        }
+    }
+
+    pub(super) fn unsupported(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self {
+            unsupported: true,
+            ..Self::new(expected, found)
         }
     }
 
@@ -90,9 +124,9 @@ impl Fault {
 /// The codecs' states, made when first needed.
 #[derive(Default)]
 pub(super) struct Codecs {
-    jpeg: Option<Jpeg>,
     deflate: Option<Decompressor>,
     zstd: Option<zstd::bulk::Decompressor<'static>>,
+    scan: Vec<u8>,
 }
 
 impl std::fmt::Debug for Codecs {
@@ -102,33 +136,51 @@ impl std::fmt::Debug for Codecs {
 }
 
 impl Codecs {
-    /// Fills `out` with at least the rows of `shape`. JPEG and PNG give RGB
-    /// whatever they hold; the others give the samples as stored.
+    /// Fills `out` with at least the rows of `shape`, and says what they are where
+    /// the codec knows; `None`: bytes as the layout describes them.
     pub(super) fn decode(
         &mut self,
         layout: &Layout,
         shape: Shape,
         coded: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
-        match layout.codec {
-            Codec::Jpeg => {
-                let jpeg = self.jpeg.get_or_insert_with(Jpeg::new);
-                return jpeg.decode(coded, &layout.tables, layout.colour, shape, out);
-            }
-            Codec::Png => return png(coded, shape, out),
-            _ => {}
-        }
-        out.resize(shape.most_bytes(), 0);
+    ) -> Result<Option<Got>, Fault> {
+        let (tables, colour) = (&layout.tables, layout.colour);
         let got = match layout.codec {
+            Codec::Jpeg => jpeg::decode(coded, tables, colour, shape, out)?,
+            Codec::JpegScan => {
+                bands::join(tables, shape.height, coded, &mut self.scan);
+                jpeg::decode(&self.scan, &[], colour, shape, out)?
+            }
+            Codec::Jp2k => jp2k::decode(coded, colour, shape, out)?,
+            Codec::WebP => webp::decode(coded, shape, out)?,
+            Codec::Png => png::decode(coded, shape, out)?,
+            _ => {
+                self.bytes(layout.codec, shape, coded, out)?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(got))
+    }
+
+    fn bytes(
+        &mut self,
+        codec: Codec,
+        shape: Shape,
+        coded: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let [least, most] = shape.bytes;
+        out.resize(most, 0);
+        let got = match codec {
             Codec::Deflate => self.deflate(coded, out)?,
             Codec::Zstd => self.zstd(coded, out)?,
-            Codec::Lzw => lzw(coded, out)?,
+            Codec::Lzw => stream("a TIFF LZW stream", Lzw::new(coded), out)?,
+            Codec::PackBits => stream("runs of PackBits", PackBits::new(coded), out)?,
             _ => raw(coded, out),
         };
-        if got < shape.bytes() {
-            let expected = format!("{} bytes", shape.bytes());
-            return Err(Fault::new(expected, got.to_string()));
+        if got < least {
+            return Err(Fault::new(format!("{least} bytes"), got.to_string()));
         }
         out.truncate(got);
         Ok(())
@@ -168,44 +220,6 @@ fn raw(coded: &[u8], out: &mut [u8]) -> usize {
     n
 }
 
-fn lzw(coded: &[u8], out: &mut [u8]) -> Result<usize, Fault> {
-    let mut state = weezl::decode::Decoder::with_tiff_size_switch(BitOrder::Msb, 8);
-    let (mut read, mut written) = (0, 0);
-    while written < out.len() {
-        let step = state.decode_bytes(&coded[read..], &mut out[written..]);
-        read += step.consumed_in;
-        written += step.consumed_out;
-        match step.status {
-            Ok(weezl::LzwStatus::Ok) => {}
-            Ok(weezl::LzwStatus::Done | weezl::LzwStatus::NoProgress) => break,
-            Err(e) => return Err(Fault::new("a TIFF LZW stream", e.to_string())),
-        }
-    }
-    Ok(written)
-}
-
-fn png(coded: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let fault = |e: png::DecodingError| Fault::new("a PNG image", e.to_string());
-    let limits = png::Limits {
-        bytes: shape.width.saturating_mul(shape.height).saturating_mul(8) + (1 << 20),
-    };
-    let mut decoder = png::Decoder::new_with_limits(std::io::Cursor::new(coded), limits);
-    decoder.set_transformations(png::Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(fault)?;
-    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    if (width, height) != (shape.width, shape.height) {
-        let expected = format!("{} × {} pixels", shape.width, shape.height);
-        return Err(Fault::new(expected, format!("{width} × {height}")));
-    }
-    let samples = reader.output_color_type().0.samples();
-    let mut stored = vec![0; width * height * samples];
-    reader.next_frame(&mut stored).map_err(fault)?;
-    out.resize(width * height * RGB, 0);
-    for (rgb, pixel) in out.chunks_exact_mut(RGB).zip(stored.chunks_exact(samples)) {
-        match pixel {
-            [grey] | [grey, _] => rgb.fill(*grey),
-            _ => rgb.copy_from_slice(&pixel[..RGB]),
-        }
-    }
-    Ok(())
+fn stream(what: &str, from: impl std::io::Read, out: &mut [u8]) -> Result<usize, Fault> {
+    read_full(from, out).map_err(|e| Fault::new(what, e.to_string()))
 }

@@ -5,171 +5,253 @@
 //! and Pillow.
 //!
 //! A TIFF block may lack its tables, and may lack any word on its colours: then
-//! libjpeg takes three components for `YCbCr`, while Aperio stores RGB so. Both
-//! are mended by splicing what is missing behind the stream's first marker.
+//! libjpeg takes three components for `YCbCr`, while Aperio stores RGB so. The
+//! tables are read first, as a stream of their own, and the colours are set.
+//!
+//! What talks to libjpeg is `jpeg.c`; here its state is given an owner.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null, null_mut};
 
-use turbojpeg_sys as tj;
+use super::Colour;
+use super::codec::{Fault, Got, Shape};
+use crate::io::Section;
 
-use super::codec::{Fault, Shape};
-use super::{Colour, RGB};
-
-/// A decompressor of libjpeg-turbo with the buffer streams are spliced in.
-pub(super) struct Jpeg {
-    handle: tj::tjhandle,
-    spliced: Vec<u8>,
+/// What a stream's header says; the fields of `jpeg.c`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Info {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    components: u32,
+    pub(super) samples: u32,
+    pub(super) mcu_width: u32,
+    pub(super) mcu_height: u32,
+    /// Whether a row of MCUs needs no other to be upsampled.
+    pub(super) rows_apart: u32,
+    /// MCUs from one restart marker to the next; 0 without markers.
+    pub(super) restart_interval: u32,
+    /// One baseline scan that holds all components.
+    pub(super) sequential: u32,
+    inverted: u32,
 }
 
-// SAFETY: a TurboJPEG handle holds no reference to the thread that made it; it
-// only must not be used by two threads at once, which `&mut self` rules out.
-unsafe impl Send for Jpeg {}
+#[repr(C)]
+struct State {
+    opaque: [u8; 0],
+}
 
-impl Drop for Jpeg {
+type Read = unsafe extern "C" fn(*mut c_void, *mut u8, usize) -> i64;
+
+unsafe extern "C" {
+    fn stfast_jpeg_new() -> *mut State;
+    fn stfast_jpeg_free(state: *mut State);
+    fn stfast_jpeg_message(state: *const State) -> *const c_char;
+    fn stfast_jpeg_header(
+        state: *mut State,
+        tables: *const u8,
+        n_tables: usize,
+        bytes: *const u8,
+        n: usize,
+        read: Option<Read>,
+        user: *mut c_void,
+        space: c_int,
+        info: *mut Info,
+    ) -> c_int;
+    fn stfast_jpeg_left(state: *const State) -> usize;
+    fn stfast_jpeg_start(state: *mut State) -> c_int;
+    fn stfast_jpeg_rows(state: *mut State, to: *mut u8, stride: usize, rows: u32) -> c_int;
+    fn stfast_jpeg_skip(state: *mut State, rows: u32) -> c_int;
+    fn stfast_jpeg_finish(state: *mut State) -> c_int;
+}
+
+/// A decompressor of one stream, whose bytes live for `'a`.
+pub(super) struct Jpeg<'a> {
+    state: NonNull<State>,
+    section: Option<Box<Section>>,
+    pub(super) info: Info,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: the state holds no reference to the thread that made it, and `&mut
+// self` keeps two threads from using it at once.
+unsafe impl Send for Jpeg<'_> {}
+
+impl Drop for Jpeg<'_> {
     fn drop(&mut self) {
-        // SAFETY: the handle came from tj3Init and is not used again.
-        unsafe { tj::tj3Destroy(self.handle) }
+        // SAFETY: the state came from stfast_jpeg_new and is not used again.
+        unsafe { stfast_jpeg_free(self.state.as_ptr()) }
     }
 }
 
-impl Jpeg {
-    pub(super) fn new() -> Self {
-        // SAFETY: no preconditions; a null handle makes every later call fail.
-        let handle = unsafe { tj::tj3Init(tj::TJINIT_TJINIT_DECOMPRESS as c_int) };
-        let spliced = Vec::new();
-        Self { handle, spliced }
+impl<'a> Jpeg<'a> {
+    /// Reads the header of a stream in memory.
+    pub(super) fn of(tables: &[u8], stream: &'a [u8], colour: Colour) -> Result<Self, Fault> {
+        let mut jpeg = Self::new(None)?;
+        jpeg.read_header(tables, stream, colour)?;
+        Ok(jpeg)
     }
 
-    /// Decodes a stream to RGB rows of `shape.width` pixels.
-    pub(super) fn decode(
+    /// Reads the header of a stream that is read from a file as it is needed.
+    pub(super) fn from(tables: &[u8], section: Section, colour: Colour) -> Result<Self, Fault> {
+        let mut jpeg = Self::new(Some(Box::new(section)))?;
+        jpeg.read_header(tables, &[], colour)?;
+        Ok(jpeg)
+    }
+
+    fn new(section: Option<Box<Section>>) -> Result<Self, Fault> {
+        // SAFETY: no preconditions.
+        let state = NonNull::new(unsafe { stfast_jpeg_new() });
+        let state = state.ok_or_else(|| Fault::new("memory for a JPEG decoder", "none"))?;
+        Ok(Self {
+            state,
+            section,
+            info: Info::default(),
+            bytes: PhantomData,
+        })
+    }
+
+    fn read_header(
         &mut self,
-        stream: &[u8],
         tables: &[u8],
+        stream: &'a [u8],
         colour: Colour,
-        shape: Shape,
-        out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
-        let mut spliced = std::mem::take(&mut self.spliced);
-        let whole = splice(stream, tables, colour, &mut spliced);
-        let result = self.decode_whole(whole, shape, out);
-        self.spliced = spliced;
-        result
+        let space = match colour {
+            Colour::Rgb => 1,
+            Colour::YCbCr { .. } => 2,
+            _ => 0,
+        };
+        // The section stays where it is: it is boxed, and dropped after the state.
+        let (read, user): (Option<Read>, _) = match &mut self.section {
+            Some(section) => (Some(read_section), (&raw mut **section).cast()),
+            None => (None, null_mut()),
+        };
+        let tables = if tables.len() > 4 { tables } else { &[] };
+        let bytes = if stream.is_empty() {
+            null()
+        } else {
+            stream.as_ptr()
+        };
+        // SAFETY: the tables are read within the call; the stream's bytes live for
+        // 'a and the section as long as the state, which are all that use them.
+        let rc = unsafe {
+            stfast_jpeg_header(
+                self.state.as_ptr(),
+                tables.as_ptr(),
+                tables.len(),
+                bytes,
+                stream.len(),
+                read,
+                user,
+                space,
+                &raw mut self.info,
+            )
+        };
+        self.check(rc)?;
+        if matches!(self.info.samples, 1 | 3 | 4) {
+            return Ok(());
+        }
+        let found = format!("{} components", self.info.samples);
+        Err(Fault::unsupported("a JPEG of 1, 3 or 4 components", found))
     }
 
-    fn decode_whole(
-        &mut self,
-        stream: &[u8],
-        shape: Shape,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
-        // SAFETY: the pointer and the length are those of one slice.
-        let rc =
-            unsafe { tj::tj3DecompressHeader(self.handle, stream.as_ptr(), stream.len() as _) };
-        self.check(rc)?;
-        let width = self.parameter(tj::TJPARAM_TJPARAM_JPEGWIDTH);
-        let height = self.parameter(tj::TJPARAM_TJPARAM_JPEGHEIGHT);
-        if width != shape.width || !(shape.height..=shape.most).contains(&height) {
-            let expected = format!("a JPEG of {} × {} pixels", shape.width, shape.height);
-            return Err(Fault::new(expected, format!("{width} × {height}")));
-        }
-        let colours = self.parameter(tj::TJPARAM_TJPARAM_COLORSPACE) as tj::TJCS;
-        if matches!(colours, tj::TJCS_TJCS_CMYK | tj::TJCS_TJCS_YCCK) {
-            let mut fault = Fault::new("a JPEG of RGB, YCbCr or grey", "CMYK");
-            fault.unsupported = true;
-            return Err(fault);
-        }
-        out.resize(width * height * RGB, 0);
-        // SAFETY: `out` holds the height × width × 3 bytes that the header just
-        // promised; a pitch of 0 means rows without padding.
-        let rc = unsafe {
-            let (from, len, to) = (stream.as_ptr(), stream.len() as _, out.as_mut_ptr());
-            tj::tj3Decompress8(self.handle, from, len, to, 0, tj::TJPF_TJPF_RGB as c_int)
+    /// Where in the file the first byte after the header is; 0 of a stream in memory.
+    pub(super) fn position(&self) -> u64 {
+        let Some(section) = &self.section else {
+            return 0;
         };
+        // SAFETY: reads a number from a live state.
+        let left = unsafe { stfast_jpeg_left(self.state.as_ptr()) };
+        section.position() - left as u64
+    }
+
+    /// What the samples that come out are.
+    pub(super) fn got(&self, colour: Colour) -> Got {
+        let inverted = self.info.inverted != 0;
+        let samples = self.info.samples as usize;
+        let colour = match (samples, colour) {
+            (1, Colour::GreyInverted) => Colour::GreyInverted,
+            (1, _) => Colour::Grey,
+            (4, Colour::Cmyk { .. } | Colour::Stream) => Colour::Cmyk { inverted },
+            _ => Colour::Rgb,
+        };
+        Got { samples, colour }
+    }
+
+    /// Starts to decode: reads all of a progressive stream.
+    pub(super) fn start(&mut self) -> Result<(), Fault> {
+        // SAFETY: the state is alive and its header has been read.
+        let rc = unsafe { stfast_jpeg_start(self.state.as_ptr()) };
         self.check(rc)
     }
 
-    fn parameter(&self, parameter: tj::TJPARAM) -> usize {
-        // SAFETY: reads a number from a live handle; −1 if it has none.
-        let value = unsafe { tj::tj3Get(self.handle, parameter as c_int) };
-        value.max(0) as usize
+    /// Decodes as many rows as fit in `out`.
+    pub(super) fn rows(&mut self, out: &mut [u8]) -> Result<(), Fault> {
+        let stride = self.info.width as usize * self.info.samples as usize;
+        let rows = (out.len() / stride) as u32;
+        // SAFETY: `out` holds `rows` rows of `stride` bytes, and libjpeg writes
+        // `width` pixels of `samples` bytes a row.
+        let rc = unsafe { stfast_jpeg_rows(self.state.as_ptr(), out.as_mut_ptr(), stride, rows) };
+        self.check(rc)
     }
 
-    /// Warnings are errors too (they tell of missing or bad data), save for a few
-    /// stray bytes before the end marker, which some scanners leave: all pixels are
-    /// there by then. libjpeg keeps its first warning only, so any other may hide
-    /// more, and many bytes are a piece of the picture in the wrong place.
+    /// Passes over rows.
+    pub(super) fn skip(&mut self, rows: usize) -> Result<(), Fault> {
+        // SAFETY: the state is alive and decoding.
+        let rc = unsafe { stfast_jpeg_skip(self.state.as_ptr(), rows as u32) };
+        self.check(rc)
+    }
+
+    /// Reads to the end, where it turns out whether anything was missing.
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        // SAFETY: the state is alive and all rows have been read.
+        let rc = unsafe { stfast_jpeg_finish(self.state.as_ptr()) };
+        self.check(rc)
+    }
+
     fn check(&self, rc: c_int) -> Result<(), Fault> {
         if rc == 0 {
             return Ok(());
         }
-        // SAFETY: the message is a C string that lives until the next call.
-        let message = unsafe { CStr::from_ptr(tj::tj3GetErrorStr(self.handle)) };
-        let message = message.to_string_lossy();
-        // SAFETY: reads a number from a live handle.
-        let code = unsafe { tj::tj3GetErrorCode(self.handle) };
-        let warning = code == tj::TJERR_TJERR_WARNING as c_int;
-        if warning && stray_before_end(&message).is_some_and(|stray| stray <= STRAY) {
-            return Ok(());
-        }
-        Err(Fault::new("a JPEG stream", message))
+        // SAFETY: the message is a C string within the state.
+        let message = unsafe { CStr::from_ptr(stfast_jpeg_message(self.state.as_ptr())) };
+        Err(Fault::new("a JPEG stream", message.to_string_lossy()))
     }
 }
 
-/// Stray bytes at its end that a stream may have.
-const STRAY: usize = 16;
-
-/// How many bytes too many libjpeg found before the end marker, if that is its warning.
-fn stray_before_end(message: &str) -> Option<usize> {
-    let (before, after) = message.split_once(" extraneous bytes before marker ")?;
-    let count = before.rsplit(' ').next()?.parse().ok()?;
-    after.starts_with("0xd9").then_some(count)
+/// Hands libjpeg the next bytes of a section.
+unsafe extern "C" fn read_section(user: *mut c_void, to: *mut u8, n: usize) -> i64 {
+    // SAFETY: `user` is the section that the header was read from, and libjpeg
+    // calls back only while the decompressor is borrowed.
+    let section = unsafe { &mut *user.cast::<Section>() };
+    // SAFETY: `to` is a buffer of `n` bytes.
+    let to = unsafe { std::slice::from_raw_parts_mut(to, n) };
+    match std::io::Read::read(section, to) {
+        Ok(n) => n as i64,
+        Err(_) => -1,
+    }
 }
 
-/// The stream with the tables and the word on colours that it lacks.
-fn splice<'a>(
-    stream: &'a [u8],
+/// Decodes a whole stream to rows of `shape.width` pixels.
+pub(super) fn decode(
+    stream: &[u8],
     tables: &[u8],
     colour: Colour,
-    spliced: &'a mut Vec<u8>,
-) -> &'a [u8] {
-    let mute = !says_colours(stream) && !says_colours(tables);
-    let transform = match colour {
-        Colour::Rgb if mute => Some(0),
-        Colour::YCbCr if mute => Some(1),
-        _ => None,
-    };
-    // Tables end with an end-of-image marker of their own.
-    let tables = tables.get(2..tables.len().max(4) - 2).unwrap_or(&[]);
-    if (transform.is_none() && tables.is_empty()) || stream.len() < 2 {
-        return stream;
-    }
-    spliced.clear();
-    spliced.extend_from_slice(&stream[..2]);
-    if let Some(transform) = transform {
-        spliced.extend_from_slice(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00");
-        spliced.push(transform);
-    }
-    spliced.extend_from_slice(tables);
-    spliced.extend_from_slice(&stream[2..]);
-    spliced
-}
-
-/// Whether a JFIF or an Adobe segment stands before the frame header.
-fn says_colours(stream: &[u8]) -> bool {
-    let mut rest = stream.get(2..).unwrap_or(&[]);
-    while let [0xff, marker, high, low, body @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        match marker {
-            0xff => {
-                rest = &rest[1..];
-                continue;
-            }
-            0xe0 if body.starts_with(b"JFIF") => return true,
-            0xee if body.starts_with(b"Adobe") => return true,
-            0xc0..=0xc2 | 0xda | 0xd9 => return false,
-            _ => {}
-        }
-        rest = body.get(length.saturating_sub(2)..).unwrap_or(&[]);
-    }
-    false
+    shape: Shape,
+    out: &mut Vec<u8>,
+) -> Result<Got, Fault> {
+    let mut jpeg = Jpeg::of(tables, stream, colour)?;
+    shape.expect(
+        "a JPEG",
+        jpeg.info.width as usize,
+        jpeg.info.height as usize,
+    )?;
+    jpeg.start()?;
+    let row = jpeg.info.width as usize * jpeg.info.samples as usize;
+    out.resize(row * jpeg.info.height as usize, 0);
+    jpeg.rows(out)?;
+    jpeg.finish()?;
+    Ok(jpeg.got(colour))
 }

@@ -1,9 +1,9 @@
 //! A window's pixels to a tile of another size, bit for bit as Pillow does it.
 //!
-//! The filter is the one that Pillow calls bicubic (Keys' cubic convolution,
-//! a = −0.5), widened when it shrinks, so that nothing aliases; pixel centres
-//! lie at halves. Rows first, then columns, 8 bits in between, weights of 22
-//! fractional bits: models trained on Pillow's tiles see the same numbers.
+//! The filters are those that Pillow has under the same names, widened when they
+//! shrink, so that nothing aliases; pixel centres lie at halves. Rows first, then
+//! columns, 8 bits in between, weights of 22 fractional bits: models trained on
+//! Pillow's tiles see the same numbers.
 
 use super::window::Window;
 use crate::images::RGB;
@@ -12,6 +12,50 @@ use crate::simd::with_avx2;
 /// Fractional bits of a weight: 8 bits of pixel and 2 of overshoot fit beside.
 const BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (BITS - 1);
+
+/// How pixels are weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// The mean of the pixels covered.
+    Box,
+    /// A triangle.
+    Bilinear,
+    /// Keys' cubic convolution (1981), a = −0.5.
+    #[default]
+    Bicubic,
+    /// A sinc in the window of its first three lobes.
+    Lanczos,
+}
+
+impl Filter {
+    /// How far it reaches, in pixels of the coarser side.
+    fn support(self) -> f64 {
+        match self {
+            Self::Box => 0.5,
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => cubic(x),
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * std::f64::consts::PI;
+    x.sin() / x
+}
 
 /// One thread's resizer, with the weights and buffers it keeps.
 #[derive(Default)]
@@ -24,12 +68,20 @@ pub(super) struct Resizer {
 
 impl Resizer {
     /// Resizes the window's part of its rectangle into `out`.
-    pub(super) fn resize(&mut self, window: &Window<'_>, from: &[u8], out: &mut [u8]) {
-        let [left, top, span_x, span_y] = window.crop;
-        self.across.prepare(window.width, left, span_x, window.size);
-        self.down.prepare(window.height, top, span_y, window.size);
-        self.middle.resize(window.height * window.size * RGB, 0);
-        self.sums.resize(window.size * RGB, 0);
+    pub(super) fn resize(
+        &mut self,
+        window: &Window<'_>,
+        filter: Filter,
+        from: &[u8],
+        out: &mut [u8],
+    ) {
+        let ([left, top, span_x, span_y], [width, height]) = (window.crop, window.size);
+        self.across
+            .prepare(filter, window.width, [left, span_x], width);
+        self.down
+            .prepare(filter, window.height, [top, span_y], height);
+        self.middle.resize(window.height * width * RGB, 0);
+        self.sums.resize(width * RGB, 0);
         squeeze(from, window.width, &self.across, &mut self.middle);
         stack(&self.middle, &self.down, &mut self.sums, out);
     }
@@ -38,7 +90,7 @@ impl Resizer {
 /// Which pixels make each output pixel along one axis, and with what weights.
 #[derive(Default)]
 struct Taps {
-    key: (usize, u32, u32, usize),
+    key: (Filter, usize, u32, u32, usize),
     /// First pixel, and where its weights start and end, of each output pixel.
     runs: Vec<(usize, std::ops::Range<usize>)>,
     weights: Vec<i32>,
@@ -47,10 +99,10 @@ struct Taps {
 impl Taps {
     /// Weights for `size` output pixels over `span` of the `length` pixels there
     /// are, from `start` on; kept while the arguments stay the same.
-    fn prepare(&mut self, length: usize, start: f64, span: f64, size: usize) {
+    fn prepare(&mut self, filter: Filter, length: usize, [start, span]: [f64; 2], size: usize) {
         // Pillow takes its box in single precision.
         let (start, end) = (start as f32, (start + span) as f32);
-        let key = (length, start.to_bits(), end.to_bits(), size);
+        let key = (filter, length, start.to_bits(), end.to_bits(), size);
         if self.key == key && !self.runs.is_empty() {
             return;
         }
@@ -60,15 +112,15 @@ impl Taps {
         let scale = f64::from(end - start) / size as f64;
         for i in 0..size {
             let center = f64::from(start) + (i as f64 + 0.5) * scale;
-            self.push(center, scale.max(1.0), length);
+            self.push(filter, center, scale.max(1.0), length);
         }
     }
 
-    fn push(&mut self, center: f64, stretch: f64, length: usize) {
-        let support = 2.0 * stretch;
+    fn push(&mut self, filter: Filter, center: f64, stretch: f64, length: usize) {
+        let support = filter.support() * stretch;
         let first = (center - support + 0.5).max(0.0) as usize;
         let end = ((center + support + 0.5) as usize).min(length);
-        let weight = |i: usize| cubic((i as f64 - center + 0.5) / stretch);
+        let weight = |i: usize| filter.weight((i as f64 - center + 0.5) / stretch);
         let total: f64 = (first..end).map(weight).sum();
         let begin = self.weights.len();
         self.weights.extend((first..end).map(|i| {
@@ -79,7 +131,6 @@ impl Taps {
     }
 }
 
-/// Keys' cubic convolution kernel (1981), a = −0.5.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();

@@ -1,0 +1,276 @@
+"""A tile for each spot.
+
+Each block of the image that some tile needs is decoded once and serves all of
+them. Where a tile has as many pixels as its window, it is those pixels,
+unchanged; otherwise they are resized by an antialiased filter, bit for bit as
+Pillow does it, from the most reduced level that is not coarser than the tile.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stfast import _check, _core
+from stfast.images import SlideImage, open_image
+from stfast.tiles._grid import tissue_grid
+from stfast.tiles._report import TileReport, report_of
+from stfast.tiles._windows import (
+    Border,
+    Filter,
+    Mode,
+    OnError,
+    Places,
+    Style,
+    Windows,
+    plan_windows,
+    rectangle,
+    span_in_pixels,
+    style,
+    tile_side,
+)
+from stfast.tiles._write import write_tiles
+
+__all__ = [
+    "Places",
+    "Style",
+    "TileReport",
+    "Windows",
+    "extract_tiles",
+    "plan_windows",
+    "read_rectangle",
+    "thumbnail",
+    "tile_side",
+    "tissue_grid",
+    "write_tiles",
+]
+
+Image = str | os.PathLike[str] | SlideImage
+Progress = Callable[[int], object]
+
+
+def extract_tiles(
+    image: Image,
+    centers: ArrayLike,
+    size: int | None = 224,
+    *,
+    span: float | None = None,
+    span_um: float | None = None,
+    mpp: float | None = None,
+    mode: Mode = "center",
+    resample: Filter = "bicubic",
+    border: Border = "fill",
+    fill: int | None = None,
+    on_error: OnError = "raise",
+    out: NDArray[np.uint8] | None = None,
+    valid: NDArray[np.float32] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.uint8]:
+    """Cut a square tile around each centre.
+
+    Each block of the image that some tile needs is decoded once and serves all
+    of them, in parallel and without the interpreter; the answer is the same for
+    any number of workers.
+
+    Parameters
+    ----------
+    image
+        A path, or what :func:`open_image` returned.
+    centers
+        (n, 2) positions (x, y) in level-0 pixels; pixel centres lie at halves.
+    size
+        Side of a tile in pixels. ``None``: that of its window.
+    span
+        Side of a tile's window in level-0 pixels, rounded to whole ones.
+        ``None``: ``size``, so that no pixel is resampled.
+    span_um
+        The same in µm, turned into pixels by ``mpp``.
+    mpp
+        µm per level-0 pixel. ``None``: what the file says.
+    mode
+        ``"center"``: the window starts at ``floor(x - span/2 + 1/2)``.
+        ``"pil-crop"``: it is ``crop((x - r, y - r, x + r, y + r))`` of Pillow with
+        ``r = span / 2``, each edge rounded to even on its own, black outside (the
+        recipe of STimage-1K4M, Chen et al. 2024).
+    resample
+        The filter by which a window becomes a tile of another size: Pillow's
+        ``"box"``, ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``, antialiased.
+    border
+        What a tile shows outside the picture: ``"fill"``: one grey level; ``"edge"``
+        or ``"reflect"``: what :func:`numpy.pad` makes of the part inside. Windows
+        wholly outside are filled.
+    fill
+        That grey level, 0 to 255. ``None``: white; black in mode ``"pil-crop"``.
+    on_error
+        What a damaged block does: ``"raise"``, or ``"fill"`` its pixels and go on;
+        then a warning counts the tiles and lists the first.
+    out
+        Array to fill instead of a new one: (n, size, size, 3) uint8, C order
+        (a memory map, or the ``numpy()`` view of a pinned tensor).
+    valid
+        Array to fill with the share of each window that is pixels of the picture:
+        (n,) float32, 1 inside it, 0 wholly outside. Without it, a warning counts
+        the windows wholly outside.
+    workers
+        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
+    progress
+        Called now and then with the number of tiles done.
+
+    Returns
+    -------
+    ndarray
+        (n, size, size, 3) uint8, RGB.
+
+    Raises
+    ------
+    FormatError
+        A block is damaged, or ends before it should; names file and block.
+    ValueError
+        A coordinate is not finite or absurdly far away, a side is not positive,
+        ``out`` does not fit, or µm are given where no µm per pixel are known.
+    NotImplementedError
+        The image is of a kind that is not decoded.
+    """
+    image = image if isinstance(image, SlideImage) else open_image(image)
+    look = style(fill, border, resample, on_error, mode)
+    span = span_in_pixels(image, span, span_um, mpp)
+    windows = plan_windows(image, centers, size, span=span, mode=mode)
+    out = _output(out, (len(windows), *_tile_shape(windows), 3), np.uint8, "out")
+    if valid is not None:
+        _output(valid, (len(windows),), np.float32, "valid")
+    report = _cut(windows, out, look, _check.workers(workers), progress)
+    if valid is not None:
+        valid[:] = report.valid
+    _warn(image, report, outside=valid is None)
+    return out
+
+
+def _warn(image: SlideImage, report: TileReport, *, outside: bool) -> None:
+    """Say which tiles are not what was asked for."""
+    n = len(report.valid)
+    if report.bad:
+        first = "; ".join(f"tile {number}: {fault}" for number, fault in report.first_bad())
+        warnings.warn(
+            f"{image.path}: {len(report.bad)} of {n} tiles lie on damaged blocks: {first}",
+            stacklevel=3,
+        )
+    if outside and report.outside:
+        height, width = image.shape
+        warnings.warn(
+            f"{image.path}: {report.outside} of {n} windows lie wholly outside "
+            f"{width} × {height} pixels",
+            stacklevel=3,
+        )
+
+
+def _tile_shape(windows: Windows) -> tuple[int, int]:
+    """(height, width) of each tile, which must be the same for all."""
+    if windows.size is not None:
+        return windows.size, windows.size
+    shapes = {(int(h), int(w)) for h, w in zip(*_distinct(windows), strict=True)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"size: expected the side of a tile where windows differ, got None and windows of "
+            f"{' and '.join(f'{h} × {w}' for h, w in sorted(shapes))}"
+        )
+    return shapes.pop() if shapes else (0, 0)
+
+
+def _distinct(windows: Windows) -> NDArray[np.float64]:
+    """Heights and widths that occur together."""
+    return np.unique(np.stack([windows.height, windows.width]), axis=1)
+
+
+def _cut(
+    windows: Windows,
+    out: NDArray[np.uint8],
+    look: Style,
+    threads: int,
+    progress: Progress | None = None,
+) -> TileReport:
+    told = _core.extract_tiles(windows.places(), look, out, threads, progress=progress)
+    return report_of(told)
+
+
+def read_rectangle(
+    image: SlideImage,
+    location: tuple[float, float],
+    level: int,
+    size: tuple[int, int],
+    *,
+    fill: int = 255,
+    workers: int | None = None,
+) -> NDArray[np.uint8]:
+    """Read a rectangle of a level; see :meth:`SlideImage.read_region`.
+
+    Parameters
+    ----------
+    image
+        An opened image.
+    location, level, size, fill, workers
+        As there.
+    """
+    windows = rectangle(image, location, level, size)
+    out = np.empty((1, size[1], size[0], 3), dtype=np.uint8)
+    _cut(windows, out, style(fill, "fill", "bicubic", "raise", "center"), _check.workers(workers))
+    region: NDArray[np.uint8] = out[0]
+    return region
+
+
+def thumbnail(
+    image: Image, longest: int = 2000, *, workers: int | None = None
+) -> tuple[NDArray[np.uint8], float]:
+    """The whole picture, reduced until no side has more than ``longest`` pixels.
+
+    Parameters
+    ----------
+    image
+        A path, or what :func:`open_image` returned.
+    longest
+        Most pixels a side may have; the picture is never magnified.
+    workers
+        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
+
+    Returns
+    -------
+    pixels
+        (height, width, 3) uint8.
+    scale
+        Pixels of the thumbnail per level-0 pixel, at most 1.
+    """
+    image = image if isinstance(image, SlideImage) else open_image(image)
+    longest = _check.at_least_one(longest, "longest")
+    height, width = image.shape
+    size = 256
+    span = max(size, int(np.ceil(size * max(height, width) / longest)))
+    down, across = -(-height // span), -(-width // span)
+    top, left = np.indices((down, across)).reshape(2, -1) * span
+    centers = np.stack([left, top], axis=1) + span / 2
+    windows = plan_windows(image, centers, size, span=span)
+    tiles = np.empty((down * across, size, size, 3), dtype=np.uint8)
+    _cut(windows, tiles, Style(border="edge"), _check.workers(workers))
+    rows = tiles.reshape(down, across, size, size, 3).swapaxes(1, 2)
+    whole = rows.reshape(down * size, across * size, 3)
+    scale = size / span
+    height, width = (max(1, round(side * scale)) for side in (height, width))
+    return whole[:height, :width], scale
+
+
+def _output(
+    out: NDArray[Any] | None, shape: tuple[int, ...], dtype: type, name: str
+) -> NDArray[Any]:
+    """The caller's array, if it fits, else a new one."""
+    if out is None:
+        return np.empty(shape, dtype=dtype)
+    array: object = out
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: expected a numpy array, got {type(array).__name__}")
+    flags = out.flags.c_contiguous and out.flags.writeable
+    if out.shape != shape or out.dtype != dtype or not flags:
+        wanted = f"a writeable C-ordered {np.dtype(dtype).name} array {shape}"
+        raise ValueError(f"{name}: expected {wanted}, got {out.dtype} {out.shape}")
+    return out

@@ -1,0 +1,45 @@
+"""Names of spots as names of files, all at once: no loop over spots is Python's."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Strings = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Bytes of texts laid end to end, and where each starts and the last one ends."""
+
+_LONGEST = 200
+"""Bytes of a name that file systems take with an ending to spare."""
+
+
+def file_names(names: pl.Series, *, dots: bool) -> pl.Series:
+    r"""Names with what a file's name cannot hold percent-encoded, as in a URL.
+
+    Encoded are ``/ \ % : * ? " < > |`` and control characters, a dot or a space
+    at either end and, unless ``dots``, any dot: WebDataset's key ends at the first.
+    """
+    unsafe = {chr(code): f"%{code:02X}" for code in (*range(32), 127)}
+    unsafe |= {char: f"%{ord(char):02X}" for char in '/\\:*?"<>|'}
+    safe = names.str.replace_all("%", "%25", literal=True)
+    safe = safe.str.replace_many(unsafe)
+    if not dots:
+        safe = safe.str.replace_all(".", "%2E", literal=True)
+    safe = safe.str.replace_all(r"^\.", "%2E").str.replace_all(r"\.$", "%2E")
+    safe = safe.str.replace_all("^ ", "%20").str.replace_all(" $", "%20")
+    longest = safe.str.len_bytes().max()
+    most = longest if isinstance(longest, int) else 0
+    if (safe == "").any() or most > _LONGEST:
+        raise ValueError(f"names: expected 1 to {_LONGEST} bytes, got {most} or none")
+    return safe
+
+
+def strings(series: pl.Series) -> Strings:
+    """The texts of a series for the native module."""
+    lengths = series.str.len_bytes().to_numpy()
+    joined = "".join(series.to_list()).encode()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.frombuffer(joined, dtype=np.uint8), offsets
+
+
+def no_strings() -> Strings:
+    """No texts at all."""
+    return np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64)

@@ -1,0 +1,190 @@
+"""Where tiles are cut: a window around each centre, in the level that suits the tile.
+
+Coordinates are (x, y) in level-0 pixels; the pixel in column ``i`` has its
+centre at ``i + 1/2``. A window of side ``span`` around x starts at column
+``floor(x - span/2 + 1/2)``: whole pixels, the nearest that can be had.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stfast import _check, _core
+from stfast.images import Level, SlideImage
+
+Mode = Literal["center", "pil-crop"]
+Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
+Border = Literal["fill", "edge", "reflect"]
+OnError = Literal["raise", "fill"]
+
+LARGEST = 65_535
+"""Most pixels that a tile's side may have."""
+
+LARGEST_SPAN = 32_000
+"""Most pixels that a window's side may have: 3 GiB a window."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the native module asks of windows: it reads these names."""
+
+    levels: Sequence[_core.Level]
+    source: NDArray[np.uint32]
+    left: NDArray[np.float64]
+    top: NDArray[np.float64]
+    width: NDArray[np.float64]
+    height: NDArray[np.float64]
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How tiles are cut: the native module reads these names."""
+
+    fill: int = 255
+    border: str = "fill"
+    filter: str = "bicubic"
+    lenient: bool = False
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows in one level of an image.
+
+    Attributes
+    ----------
+    level
+        The level to cut from.
+    left, top, width, height
+        Edges and sides of each window in the level's pixels, float64 (n,).
+    size
+        Side of a tile in pixels; ``None``: a tile is its window.
+    """
+
+    level: Level
+    left: NDArray[np.float64]
+    top: NDArray[np.float64]
+    width: NDArray[np.float64]
+    height: NDArray[np.float64]
+    size: int | None
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def places(self) -> Places:
+        """The windows as the native module takes them."""
+        sides = (self.left, self.top, self.width, self.height)
+        source = np.zeros(len(self), dtype=np.uint32)
+        return Places([self.level.native], source, *sides, self.size)
+
+
+def plan_windows(
+    image: SlideImage,
+    centers: ArrayLike,
+    size: int | None,
+    *,
+    span: float | None = None,
+    mode: Mode = "center",
+) -> Windows:
+    """Place a window on each centre, in the level of the image that suits the size.
+
+    Parameters
+    ----------
+    image
+        An opened image.
+    centers
+        (n, 2) positions (x, y) in level-0 pixels.
+    size
+        Side of a tile in pixels; ``None``: that of its window.
+    span
+        Side of a window in level-0 pixels; ``None``: ``size``.
+    mode
+        ``"center"``: the span rounded to whole pixels, around the centre.
+        ``"pil-crop"``: each edge rounded on its own, as Pillow's ``crop`` does it.
+
+    Raises
+    ------
+    ValueError
+        A coordinate is not finite, or a side is not positive.
+    """
+    centers = _check.points(centers)
+    choice(mode, Mode, "mode")
+    size = None if size is None else tile_side(size)
+    span = _check.positive(size if span is None else span, "span", "pixels")
+    if span > LARGEST_SPAN:
+        raise ValueError(f"span: expected at most {LARGEST_SPAN} pixels, got {span:g}")
+    if mode == "pil-crop":
+        start, end = np.rint(centers - span / 2), np.rint(centers + span / 2)
+    else:
+        span = max(1, int(np.floor(span + 0.5)))
+        start = np.floor(centers - span / 2 + 0.5)
+        end = start + span
+    level = image.best_level(1 if size is None else span / size)
+    left, top = np.ascontiguousarray((start / level.downsample).T)
+    width, height = np.ascontiguousarray(((end - start) / level.downsample).T)
+    return Windows(level, left, top, width, height, size)
+
+
+def rectangle(
+    image: SlideImage, location: tuple[float, float], number: int, size: tuple[int, int]
+) -> Windows:
+    """One window of any shape in a level of choice, its corner at the nearest pixel."""
+    level = image.levels[number]
+    corner = _check.points([location], "location") / level.downsample
+    sides = [_check.at_least_one(side, "size") for side in size]
+    if len(sides) != 2 or max(sides) > LARGEST:
+        raise ValueError(f"size: expected width and height up to {LARGEST}, got {size}")
+    left, top = np.floor(corner + 0.5).T.copy()
+    width, height = np.array(sides, dtype=np.float64).reshape(2, 1)
+    return Windows(level, left, top, width, height, None)
+
+
+def span_in_pixels(
+    image: SlideImage, span: float | None, span_um: float | None, mpp: float | None
+) -> float | None:
+    """The side of a window in level-0 pixels, given in them or in µm."""
+    if span_um is None:
+        return span
+    if span is not None:
+        raise ValueError(f"span: expected pixels or µm, got span={span} and span_um={span_um}")
+    mpp = image.mpp if mpp is None else mpp
+    if mpp is None:
+        raise ValueError(
+            f"{image.path}: expected µm per pixel to turn µm into pixels, "
+            f"got none from the file; give mpp= (--mpp)"
+        )
+    return _check.positive(span_um, "span_um", "µm") / _check.positive(mpp, "mpp", "µm")
+
+
+def tile_side(size: int) -> int:
+    """``size`` if a tile's side can have so many pixels."""
+    if not _check.is_whole(size) or not 1 <= size <= LARGEST:
+        raise ValueError(f"size: expected 1 to {LARGEST} pixels, got {size!r}")
+    return int(size)
+
+
+def choice(word: str, words: Any, name: str) -> str:
+    """``word`` if it is one of a Literal's words."""
+    known = get_args(words)
+    if word not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {word!r}")
+    return word
+
+
+def style(
+    fill: int | None, border: Border, filter_: Filter, on_error: OnError, mode: Mode
+) -> Style:
+    """How tiles are cut, from what users say; Pillow's crop is black outside."""
+    if fill is None:
+        fill = 0 if mode == "pil-crop" else 255
+    if not _check.is_whole(fill) or not 0 <= fill <= 255:
+        raise ValueError(f"fill: expected a grey level from 0 to 255, got {fill!r}")
+    return Style(
+        fill=int(fill),
+        border=choice(border, Border, "border"),
+        filter=choice(filter_, Filter, "resample"),
+        lenient=choice(on_error, OnError, "on_error") == "fill",
+    )

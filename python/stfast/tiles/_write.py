@@ -1,0 +1,428 @@
+"""Tiles into files: tar shards, a zarr array, a folder of pictures, or one ``.npy``.
+
+Tiles are written while the picture is decoded, in the order in which their last
+blocks lie in it, so that memory does not grow with them; ``spots.parquet`` beside
+them says which is which. All of it is made in ``OUTPUT.part``, which becomes
+``OUTPUT`` when it is whole; what a killed run left there can be resumed, shard by
+shard, and ends in the same bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from stfast import _check, _core
+from stfast._output import whole
+from stfast.images import SlideImage, open_image
+from stfast.tiles._names import Strings, file_names, no_strings, strings
+from stfast.tiles._report import TileReport, report_of
+from stfast.tiles._windows import (
+    Border,
+    Filter,
+    Mode,
+    OnError,
+    Style,
+    Windows,
+    choice,
+    plan_windows,
+    span_in_pixels,
+    style,
+)
+
+Container = Literal["wds", "zarr", "folder", "npy"]
+Encoding = Literal["jpeg", "png", "raw", "zstd"]
+
+FORMAT_VERSION = 1
+
+_ENCODINGS: dict[str, tuple[str, ...]] = {
+    "wds": ("jpeg", "png", "raw"),
+    "zarr": ("raw", "zstd"),
+    "folder": ("png", "jpeg", "raw"),
+    "npy": ("raw",),
+}
+"""What each container can hold; the first is the default."""
+
+_ZSTD_LEVEL = 3
+_SETTINGS, _SPOTS = "tiles.json", "spots.parquet"
+_FINGERPRINT = 1 << 20
+"""Bytes of an image's start and end that its fingerprint is of."""
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where and how the native module writes tiles: it reads these names."""
+
+    container: str
+    encoding: str
+    quality: int
+    folder: Path
+    names: Strings
+    notes: Strings
+    order: NDArray[np.uint32]
+    per_shard: int
+    done: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A call of :func:`write_tiles`, its arguments checked."""
+
+    image: SlideImage
+    centers: NDArray[np.float64]
+    names: pl.Series
+    windows: Windows
+    look: Style
+    container: str
+    encoding: str
+    quality: int
+    per_shard: int
+    workers: int
+
+
+def write_tiles(
+    image: str | os.PathLike[str] | SlideImage,
+    centers: ArrayLike,
+    output: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    container: Container | None = None,
+    encoding: Encoding | None = None,
+    quality: int = 95,
+    shard_size: int = 1024,
+    resume: bool = False,
+    size: int | None = 224,
+    span: float | None = None,
+    span_um: float | None = None,
+    mpp: float | None = None,
+    mode: Mode = "center",
+    resample: Filter = "bicubic",
+    border: Border = "fill",
+    fill: int | None = None,
+    on_error: OnError = "raise",
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> TileReport:
+    """Cut a tile around each centre, and write them to files as they are cut.
+
+    Memory holds the blocks along the front of the decoding and a few encoded
+    tiles, whatever the number of spots. The bytes written do not depend on
+    ``workers``, nor on interruptions.
+
+    Parameters
+    ----------
+    image, centers
+        As in :func:`extract_tiles`.
+    output
+        Folder to make (``.npy``: file). Nothing may be there yet.
+    names
+        Of the spots, unique; ``None``: their numbers. Characters that file names
+        and tar members cannot hold are percent-encoded there.
+    container
+        ``"wds"``: tar shards for WebDataset, a picture and a ``.json`` a tile.
+        ``"zarr"``: a zarr v3 array ``tiles`` (n, size, size, 3) in shards.
+        ``"folder"``: a file a tile, named by spot. ``"npy"``: one array of the
+        tiles in the order of the spots, and a ``.csv`` of these beside it.
+        ``None``: told from the ending ``.npy`` or ``.zarr``.
+    encoding
+        ``"jpeg"`` (without chroma subsampling), ``"png"``, ``"raw"`` (``.npy``
+        members in tar and folder), ``"zstd"`` (zarr only). ``None``: jpeg for wds,
+        png for folder, raw for zarr.
+    quality
+        Of JPEG, 1 to 100.
+    shard_size
+        Tiles in a shard, and between two points that a run can be resumed from.
+    resume
+        Continue what an interrupted run of the same settings left in
+        ``OUTPUT.part``; an output that is whole is left as it is.
+    size, span, span_um, mpp, mode, resample, border, fill, on_error
+        As in :func:`extract_tiles`; ``size=None`` needs tar or folder where
+        windows differ in size.
+    workers, progress
+        As there.
+
+    Returns
+    -------
+    TileReport
+        What was cut and written.
+
+    Raises
+    ------
+    FileExistsError
+        The output is there, or the remains of an interrupted run and ``resume``
+        was not given.
+    FormatError
+        A block is damaged; names file and block.
+    OSError
+        The disk is full or not writeable; what is whole by then can be resumed.
+    ValueError
+        Names are not unique, an argument does not fit, or the run to be resumed
+        had other settings.
+    """
+    image = image if isinstance(image, SlideImage) else open_image(image)
+    output = Path(output)
+    kind, coding = _kind(output, container, encoding)
+    span = span_in_pixels(image, span, span_um, mpp)
+    windows = plan_windows(image, centers, size, span=span, mode=mode)
+    job = _Job(
+        image=image,
+        centers=_check.points(centers),
+        names=_named(names, len(windows)),
+        windows=windows,
+        look=style(fill, border, resample, on_error, mode),
+        container=kind,
+        encoding=coding,
+        quality=_quality(quality),
+        per_shard=_check.at_least_one(shard_size, "shard_size"),
+        workers=_check.workers(workers),
+    )
+    if kind == "npy":
+        return _write_array(job, output, resume=resume, progress=progress)
+    return _write_folder(job, output, resume=resume, progress=progress)
+
+
+def _kind(output: Path, container: str | None, encoding: str | None) -> tuple[str, str]:
+    if container is None:
+        container = {".npy": "npy", ".zarr": "zarr"}.get(output.suffix)
+    if container is None:
+        raise ValueError(
+            f"container: expected wds, zarr, folder or npy for {output.name}, got none"
+        )
+    choice(container, Container, "container")
+    if container == "npy" and output.suffix != ".npy":
+        raise ValueError(f"output: expected a name ending in .npy, got {output}")
+    known = _ENCODINGS[container]
+    encoding = known[0] if encoding is None else encoding
+    if encoding not in known:
+        raise ValueError(
+            f"encoding: expected one of {', '.join(known)} for {container}, got {encoding!r}"
+        )
+    return container, encoding
+
+
+def _quality(quality: int) -> int:
+    if not _check.is_whole(quality) or not 1 <= quality <= 100:
+        raise ValueError(f"quality: expected 1 to 100, got {quality!r}")
+    return int(quality)
+
+
+def _named(names: Sequence[str] | None, n: int) -> pl.Series:
+    series = pl.Series("spot", range(n) if names is None else list(names)).cast(pl.String)
+    if len(series) != n:
+        raise ValueError(f"names: expected {n}, got {len(series)}")
+    if series.n_unique() != n:
+        twice = series.filter(series.is_duplicated())[0]
+        raise ValueError(f"names: expected unique ones, got {twice!r} more than once")
+    return series
+
+
+def _write_array(
+    job: _Job, output: Path, *, resume: bool, progress: Callable[[int], object] | None
+) -> TileReport:
+    """One array, filled through a memory map; there is nothing in it to resume."""
+    from stfast.tiles import _tile_shape
+
+    if resume:
+        raise ValueError("resume: expected wds, zarr or folder, got npy, which is one piece")
+    table = output.with_suffix(".csv")
+    shape = (len(job.windows), *_tile_shape(job.windows), 3)
+    with whole(output) as partial, whole(table) as partial_table:
+        tiles = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        places = job.windows.places()
+        told = _core.extract_tiles(places, job.look, tiles, job.workers, progress=progress)
+        tiles.flush()
+        report = report_of(told, output=output, written=len(tiles))
+        _spots(job, report).write_csv(partial_table)
+    return report
+
+
+def _spots(job: _Job, report: TileReport) -> pl.DataFrame:
+    x, y = job.centers.T
+    faults = [report.bad.get(i) for i in range(len(x))] if report.bad else None
+    table = pl.DataFrame({"spot": job.names, "x": x, "y": y, "valid": report.valid})
+    return table if faults is None else table.with_columns(fault=pl.Series(faults, dtype=pl.String))
+
+
+def _write_folder(
+    job: _Job, output: Path, *, resume: bool, progress: Callable[[int], object] | None
+) -> TileReport:
+    part = output.with_name(output.name + ".part")
+    settings = _settings(job)
+    if output.exists():
+        if resume and output.is_dir():
+            _check_same(output, settings)
+            return _told_by(output, job)
+        raise FileExistsError(17, "expected nothing there yet", str(output))
+    _begin(part, settings, resume=resume)
+    folder = _make_array(part, job) if job.container == "zarr" else part
+    places = job.windows.places()
+    order = _core.tile_order(places, job.workers)
+    shards = -(-len(order) // job.per_shard)
+    sidecars = [folder / f".shard-{number:06}.tsv" for number in range(shards)]
+    done = np.array([sidecar.exists() for sidecar in sidecars], dtype=bool)
+    target = _target(job, folder, order, done)
+    told = _core.write_tiles(places, job.look, target, job.workers, progress=progress)
+    table = _merge(job, order, sidecars)
+    with whole(part / _SPOTS) as partial:
+        table.write_parquet(partial)
+    for leftover in folder.glob(".shard-*"):
+        leftover.unlink()
+    part.rename(output)
+    report = _told_by(output, job)
+    numbers = report_of(
+        told, written=len(order) - int(np.repeat(done, job.per_shard)[: len(order)].sum())
+    )
+    return replace(numbers, valid=report.valid, bad=report.bad, output=output)
+
+
+def _target(job: _Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.bool_]) -> _Output:
+    container = {"wds": "tar"}.get(job.container, job.container)
+    npy = job.encoding == "raw" and job.container != "zarr"
+    notes = no_strings()
+    if job.container == "wds":
+        x, y = job.centers.T
+        record = pl.DataFrame({"spot": job.names, "x": x, "y": y})
+        notes = strings(record.select(pl.struct(pl.all()).struct.json_encode()).to_series())
+    return _Output(
+        container=container,
+        encoding="npy" if npy else job.encoding,
+        quality=_ZSTD_LEVEL if job.encoding == "zstd" else job.quality,
+        folder=folder,
+        names=strings(file_names(job.names, dots=job.container == "folder")),
+        notes=notes,
+        order=order,
+        per_shard=job.per_shard,
+        done=done,
+    )
+
+
+def _settings(job: _Job) -> dict[str, Any]:
+    """All that the bytes of the output depend on."""
+    windows = job.windows
+    spots = hashlib.blake2b(digest_size=16)
+    for array in (windows.left, windows.top, windows.width, windows.height):
+        spots.update(array.tobytes())
+    spots.update("\0".join(job.names).encode())
+    return {
+        "format_version": FORMAT_VERSION,
+        "stfast": metadata.version("stfast"),
+        "image": {"name": job.image.path.name, **_fingerprint(job.image.path)},
+        "mpp": job.image.mpp,
+        "mpp_source": job.image.mpp_source,
+        "channels": job.image.channels,
+        "level": job.image.levels.index(windows.level),
+        "spots": {"n": len(windows), "blake2b": spots.hexdigest()},
+        "size": windows.size,
+        "style": vars(job.look),
+        "container": job.container,
+        "encoding": job.encoding,
+        "quality": job.quality if job.encoding == "jpeg" else None,
+        "shard_size": job.per_shard,
+    }
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Size of a file, and a hash of its first and last MiB."""
+    digest, length = hashlib.blake2b(digest_size=16), path.stat().st_size
+    with path.open("rb") as file:
+        digest.update(file.read(_FINGERPRINT))
+        file.seek(max(length - _FINGERPRINT, 0))
+        digest.update(file.read(_FINGERPRINT))
+    return {"bytes": length, "blake2b": digest.hexdigest()}
+
+
+def _begin(part: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    if part.exists():
+        if not resume:
+            message = "expected no remains of an interrupted run; resume it, or remove it"
+            raise FileExistsError(17, message, str(part))
+        _check_same(part, settings)
+        return
+    if not part.absolute().parent.is_dir():
+        raise FileNotFoundError(2, "No such directory", str(part.absolute().parent))
+    part.mkdir()
+    with whole(part / _SETTINGS) as partial:
+        partial.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / _SETTINGS
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected the settings of a run to resume, got {error}"
+        ) from error
+    settings = json.loads(json.dumps(settings))
+    other = [key for key in {**settings, **found} if settings.get(key) != found.get(key)]
+    if other:
+        key = other[0]
+        raise ValueError(
+            f"{path}: expected the same settings, got {key} {found.get(key)!r} "
+            f"there and {settings.get(key)!r} now"
+        )
+
+
+def _make_array(part: Path, job: _Job) -> Path:
+    """A zarr group with the array ``tiles``; the folder of its shards."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    from stfast.tiles import _tile_shape
+
+    height, width = _tile_shape(job.windows)
+    folder = part / "tiles"
+    if not (folder / "zarr.json").exists():
+        group = zarr.open_group(part, mode="a", zarr_format=3)
+        group.attrs["stfast"] = {"format_version": FORMAT_VERSION, "spots": _SPOTS}
+        zstd = [ZstdCodec(level=_ZSTD_LEVEL)]
+        group.create_array(
+            "tiles",
+            shape=(len(job.windows), height, width, 3),
+            chunks=(1, height, width, 3),
+            shards=(job.per_shard, height, width, 3),
+            dtype="uint8",
+            compressors=zstd if job.encoding == "zstd" else None,
+            dimension_names=["spot", "y", "x", "channel"],
+            overwrite=True,
+        )
+    return folder
+
+
+def _merge(job: _Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.DataFrame:
+    """The spots in the order of their tiles, from what each shard says of its own."""
+    schema = {"valid": pl.Float32, "fault": pl.String}
+    parts = [
+        pl.read_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None)
+        for path in sidecars
+    ]
+    told = pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+    number = np.arange(len(order))
+    x, y = job.centers[order].T
+    return pl.DataFrame(
+        {
+            "spot": job.names.gather(order),
+            "x": x,
+            "y": y,
+            "valid": told["valid"],
+            "fault": told["fault"],
+            "row": order,
+            "shard": (number // job.per_shard).astype(np.uint32),
+        }
+    )
+
+
+def _told_by(output: Path, job: _Job) -> TileReport:
+    """What the table of an output says; rows are the spots as they were given."""
+    table = pl.read_parquet(output / _SPOTS).sort("row")
+    bad = table.filter(pl.col("fault").is_not_null() & (pl.col("fault") != ""))
+    faults = dict(zip(bad["row"].to_list(), bad["fault"].to_list(), strict=True))
+    return TileReport(table["valid"].to_numpy(), faults, 0, 0, 0, output=output)
