@@ -15,68 +15,13 @@ import anndata
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 import oracles
 import stfast
 from conftest import SQUARE
 from oracles import assert_same, tree
-from stfast import cli
 
 COMMAND = [sys.executable, "-m", "stfast.cli"]
-
-
-@pytest.fixture
-def stfast_says(capsys, monkeypatch):
-    """Run a command: its exit status, what it printed, and its complaints."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["stfast", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def found(stfast_says):
-    """Run a command with --json: the object it prints, after a quiet success."""
-
-    def run(*words):
-        status, out, err = stfast_says(*words, "--json")
-        assert (status, err) == (0, "")
-        return json.loads(out)
-
-    return run
-
-
-@pytest.fixture
-def picture(tmp_path):
-    """A picture, and two tables of spots on it: plain, and as STimage-1K4M has them."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    Image.fromarray(oracles.picture(120, 160)).save(folder / "he.png")
-    xy = np.random.default_rng(0).uniform(0, 120, (9, 2)).round(2)
-    pl.DataFrame({"x": xy[:, 0], "y": xy[:, 1]}).write_csv(folder / "xy.csv")
-    columns = {"": [f"he_{i}x1" for i in range(9)], "yaxis": xy[:, 1], "xaxis": xy[:, 0]}
-    pl.DataFrame(columns | {"r": [10.25] * 9}).write_csv(folder / "coord.csv")
-    return folder / "he.png", folder / "xy.csv", folder / "coord.csv", xy
-
-
-@pytest.fixture(scope="module")
-def st_folder(tmp_path_factory):
-    """A legacy ST slide of 15 spots and 8 genes, one spot off its picture."""
-    folder = tmp_path_factory.mktemp("cli") / "mini"
-    folder.mkdir()
-    Image.fromarray(oracles.picture(170, 160)).save(folder / "he.jpg")
-    rng = np.random.default_rng(0)
-    rows = ["\t" + "\t".join(f"g{i}" for i in range(8))]
-    places = [(x, y) for x in (5, 6, 7) for y in (4, 5, 6, 7)] + [(9, 9), (8, 8), (40, 9)]
-    rows += [f"{x}x{y}\t" + "\t".join(map(str, rng.poisson(3, 8))) for x, y in places]
-    (folder / "counts.tsv").write_text("\n".join(rows) + "\n")
-    return folder
 
 
 # --- what commands answer ----------------------------------------------------------------------
@@ -124,44 +69,6 @@ def test_bin_takes_squares_from_an_h5ad(found, squares, tmp_path):
     assert_same(anndata.read_h5ad(tmp_path / "b.h5ad").X, expected.X)
 
 
-def test_tile_cuts_what_extract_tiles_cuts(found, picture, tmp_path):
-    image, spots, _, xy = picture
-    said = found("tile", image, "--spots", spots, "--size", 32, "-o", tmp_path / "t.npy")
-    assert said["tiles"] == 9
-    assert said["off_picture"] == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), stfast.extract_tiles(image, xy, 32))
-    table = pl.read_csv(tmp_path / "t.csv")
-    assert table.columns == ["spot", "x", "y"]
-    np.testing.assert_array_equal(table.select("x", "y").to_numpy(), xy)
-    assert tree(tmp_path) == ["in", "in/coord.csv", "in/he.png", "in/xy.csv", "t.csv", "t.npy"]
-
-
-def test_tile_takes_the_papers_table_and_its_radius(found, picture, tmp_path):
-    image, _, spots, xy = picture
-    said = found("tile", image, "--spots", spots, "--size", 16, "-o", tmp_path / "t.npy")
-    assert said["span_px"] == 20.5
-    expected = stfast.extract_tiles(image, xy, 16, span=20.5)
-    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), expected)
-    assert pl.read_csv(tmp_path / "t.csv")["spot"].to_list() == [f"he_{i}x1" for i in range(9)]
-
-
-def test_tile_turns_microns_into_pixels(found, picture, tmp_path):
-    image, spots, _, xy = picture
-    options = ("--spots", spots, "--size", 16, "--span-um", 20, "--mpp", 0.5)
-    assert found("tile", image, *options, "-o", tmp_path / "t.npy")["span_px"] == 40
-    expected = stfast.extract_tiles(image, xy, 16, span=40)
-    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), expected)
-
-
-def test_tile_takes_a_slide_and_counts_spots_off_its_picture(found, st_folder, tmp_path):
-    said = found("tile", st_folder, "--size", 8, "-o", tmp_path / "t.npy")
-    assert (said["tiles"], said["off_picture"]) == (14, 1)
-    adata = stfast.read(st_folder)
-    xy = adata[adata.obs["in_picture"]].obsm["spatial"]
-    expected = stfast.extract_tiles(st_folder / "he.jpg", xy, 8, span=said["span_px"])
-    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), expected)
-
-
 @pytest.mark.parametrize("flavor", ["pearson_residuals", "seurat"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_hvg_writes_the_table_of_the_function(found, st_folder, tmp_path, flavor, suffix):
@@ -204,7 +111,7 @@ TILE = ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npy"]
     ("words", "message"),
     [
         (["info", "gone"], "No such file"),
-        (["info", "in/xy.csv"], "xy.csv: expected a TIFF, JPEG or PNG image"),
+        (["info", "in/xy.csv"], "xy.csv: expected a TIFF, JPEG, PNG"),
         (["info", "in"], "in: expected a Visium HD folder"),
         (["bin", "gone", "-o", "o.h5ad"], "gone"),
         (["bin", "gone.h5ad", "-o", "o.h5ad"], "gone.h5ad"),
@@ -214,7 +121,7 @@ TILE = ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npy"]
         (["bin", "HD", "--workers", "0", "-o", "o.h5ad"], "workers: expected an integer"),
         (["bin", "HD", "-o", "gone/o.h5ad"], "gone"),
         (["bin", "HD", "-o", "in"], "in"),
-        (["tile", "in/he.png", "-o", "t.npy"], "expected --spots with an image"),
+        (["tile", "in/he.png", "-o", "t.npy"], "expected --spots or --grid with an image"),
         (["tile", "in/he.png", "--spots", "gone.csv", "-o", "t.npy"], "gone.csv"),
         (["tile", "in/he.png", "--spots", "in/he.png", "-o", "t.npy"], "he.png: expected"),
         (["tile", "in/he.png", "--spots", "in/nan.csv", "-o", "t.npy"], "nan.csv: expected finite"),
@@ -225,11 +132,23 @@ TILE = ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npy"]
         ),
         (
             ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npz"],
-            "expected a name ending in .npy",
+            "container: expected wds, zarr, folder or npy",
         ),
-        ([*TILE, "--size", "0"], "size: expected 1 to"),
+        ([*TILE, "--size", "0"], "size: expected a side of tiles or of windows"),
         ([*TILE, "--size", "-8"], "size: expected 1 to"),
         ([*TILE, "--size", "99999"], "size: expected 1 to"),
+        ([*TILE, "--grid"], "he.png: expected --grid with an image and no --spots"),
+        ([*TILE, "--channels", "x"], "channels: expected numbers"),
+        ([*TILE, "--channels", "1"], "channels: expected a TIFF"),
+        ([*TILE, "--mode", "best"], "mode: expected one of center, pil-crop"),
+        ([*TILE, "--resample", "best"], "resample: expected one of box"),
+        ([*TILE, "--border", "best"], "border: expected one of fill"),
+        ([*TILE, "--fill", "256"], "fill: expected a grey level"),
+        ([*TILE, "--encoding", "png"], "encoding: expected one of raw for npy"),
+        ([*TILE, "--resume"], "resume: expected wds, zarr or folder"),
+        ([*TILE[:-1], "t", "--format", "wds", "--quality", "0"], "quality: expected 1 to 100"),
+        ([*TILE[:-1], "t", "--format", "wds", "--shard-size", "0"], "shard_size: expected"),
+        ([*TILE[:-1], "gone/t", "--format", "wds"], "gone"),
         ([*TILE, "--span-um", "9"], "he.png: expected µm per pixel"),
         ([*TILE, "--span-um", "-9", "--mpp", "1"], "span_um: expected a positive"),
         ([*TILE, "--span-um", "9", "--mpp", "0"], "mpp: expected a positive"),
@@ -304,7 +223,7 @@ def test_help_names_every_option(stfast_says, words):
     assert "stfast" in out
     for option in {
         "bin": ["--bin-size", "--workers", "--json"],
-        "tile": ["--span-um", "--size"],
+        "tile": ["--span-um", "--size", "--format", "--resume", "--grid", "--workers"],
     }.get("".join(words), ["info", "hvg", "demo"]):
         assert option in out
 

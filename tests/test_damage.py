@@ -246,6 +246,7 @@ def test_bent_files_raise_or_decode_but_never_crash(files, tmp_path, seed):
 # --- headers that lie ---------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*decoded by imagecodecs")
 def test_a_header_that_ends_early_is_a_format_error(tmp_path):
     """Every prefix of a header, of every kind: FormatError, with the file's name."""
     stream = io.BytesIO()

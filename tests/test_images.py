@@ -5,7 +5,6 @@ libtiff), in all combinations of codec, grid, colour and byte order; real ones a
 where they are at hand. Then the same files are broken: cut, bent, and made to lie.
 """
 
-import dataclasses
 import itertools
 import pickle
 import threading
@@ -17,7 +16,8 @@ from PIL import Image
 
 import oracles
 import stfast
-from oracles import at_any_workers, tree
+from conftest import all_pixels, alone
+from oracles import tree
 from stfast import FormatError, extract_tiles, open_image
 
 SHAPE = (75, 61)
@@ -39,34 +39,6 @@ COLOURS: dict[str, dict] = {
     "rgba": {"photometric": "rgb", "extrasamples": ["unassalpha"]},
     "rgb in planes": {"photometric": "rgb", "planarconfig": "separate"},
 }
-UNSUPPORTED = {"CMU-1-JP2K-Region.svs", "usda-webp-bigtiff-pyramid.tif"}
-
-
-def all_pixels(image, size=64):
-    """The full-resolution pixels of an image: tiles put together, at 1, 2 and 5 workers.
-
-    A picture of many megapixels is read once, at 2.
-    """
-    image = image if isinstance(image, stfast.SlideImage) else open_image(image)
-    height, width = image.shape
-    size = min(size, height, width)
-    corners = [[min(at, n - size) for at in range(0, n, size)] for n in (height, width)]
-    places = list(itertools.product(*corners))
-    centers = np.array([(x + size / 2, y + size / 2) for y, x in places])
-    if height * width > 5_000_000:
-        tiles = extract_tiles(image, centers, size, workers=2)
-    else:
-        tiles = at_any_workers(lambda n: extract_tiles(image, centers, size, workers=n))
-    out = np.zeros((height, width, 3), np.uint8)
-    for (y, x), tile in zip(places, tiles, strict=True):
-        out[y : y + size, x : x + size] = tile
-    return out
-
-
-def alone(image, level):
-    """An image of one level of another."""
-    level = dataclasses.replace(level, downsample=(1.0, 1.0))
-    return stfast.SlideImage(image.path, image.kind, (level,))
 
 
 def samples(colour):
@@ -322,18 +294,17 @@ def names_of(suffixes):
 @pytest.mark.parametrize("name", names_of({".tif", ".svs", ".jpg"}))
 def test_a_real_image_equals_tifffile_and_pillow(real, name):
     path = real(f"images/{name}")
-    if name in UNSUPPORTED:
-        with pytest.raises(NotImplementedError, match=name):
-            open_image(path)
-        return
     image = open_image(path)
     if image.kind != "tiff":
         np.testing.assert_array_equal(all_pixels(image, 512), oracles.pixels(path))
         return
     with tifffile.TiffFile(path) as tiff:
         for level, series in zip(image.levels, tiff.series[0].levels, strict=True):
-            expected = oracles.tiff_pixels(series.pages[0])
-            np.testing.assert_array_equal(all_pixels(alone(image, level), 512), expected)
+            expected = oracles.tiff_pixels(series.pages[0]).astype(int)
+            # Lossy JPEG 2000 is in floating point: builds of OpenJPEG differ by 1.
+            tolerance = int(level.header.codec == "jpeg2000")
+            found = all_pixels(alone(image, level), 512)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
 def test_an_aperio_slide_says_its_microns_per_pixel(real):
@@ -352,7 +323,7 @@ def test_what_is_no_image_is_refused(tmp_path):
     }.items():
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(FormatError, match=f"{name}: expected a TIFF, JPEG or PNG image, got b"):
+        with pytest.raises(FormatError, match=f"{name}: expected a TIFF, JPEG, PNG"):
             open_image(path)
 
 
@@ -378,33 +349,19 @@ def test_a_file_that_goes_after_opening_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("found", "options"),
     [
-        ("16 bits a sample", {"dtype": np.uint16}),
-        ("32 bits a sample", {"dtype": np.float32}),
-        ("compression.*PACKBITS", {"compression": "packbits"}),
-        ("compression.*JPEG2000", {"compression": "jpeg2000"}),
+        ("samples of format.*IEEEFP", {"dtype": np.float32}),
+        ("samples of format.*INT", {"dtype": np.int16}),
+        ("32 bits a sample", {"dtype": np.uint32}),
         ("photometric.*CIELAB", {"photometric": "cielab"}),
-        ("photometric.*SEPARATED", {"photometric": "separated", "extra": 1}),
     ],
 )
 def test_what_is_not_decoded_yet_is_said(tmp_path, found, options):
-    options = dict(options)
-    data = oracles.picture(32, 32)
-    if options.pop("extra", 0):
-        data = np.concatenate([data, data[..., :1]], axis=-1)
+    options, data = dict(options), oracles.picture(32, 32)
     path = tmp_path / "odd.tif"
     data = data.astype(options.pop("dtype", np.uint8))
     tifffile.imwrite(path, data, **{"photometric": "rgb"} | options)
-    with pytest.raises(NotImplementedError, match=rf"odd\.tif: expected 8-bit grey.*got {found}"):
+    with pytest.raises(NotImplementedError, match=rf"odd\.tif: expected grey.*got {found}"):
         open_image(path)
-
-
-def test_other_pixels_in_jpeg_and_png_are_said(tmp_path):
-    Image.new("CMYK", (32, 32)).save(tmp_path / "cmyk.jpg")
-    with pytest.raises(NotImplementedError, match=r"cmyk\.jpg.*got CMYK"):
-        open_image(tmp_path / "cmyk.jpg")
-    Image.new("I;16", (32, 32)).save(tmp_path / "deep.png")
-    with pytest.raises(NotImplementedError, match=r"deep\.png.*got I;16"):
-        open_image(tmp_path / "deep.png")
 
 
 def test_a_stack_of_pages_is_refused(tmp_path):

@@ -280,13 +280,10 @@ def test_bad_centres_raise(files, bad, message):
         extract_tiles(files["plain.png"], bad, 8)
 
 
-@pytest.mark.parametrize("x", [-0.001, WIDTH + 0.001, 1e300, -1e300, 2.0**63])
-def test_a_centre_outside_the_picture_raises(files, x):
+@pytest.mark.parametrize("x", [1e300, -1e300, 2.0**63])
+def test_a_centre_absurdly_far_away_raises(files, x):
     for workers in WORKERS:
-        with pytest.raises(
-            IndexError,
-            match=rf"plain\.png: expected centers within {WIDTH} × {HEIGHT}.*at row 1 \(2 such\)",
-        ):
+        with pytest.raises(ValueError, match=r"window: expected a finite corner within.*tile 1"):
             extract_tiles(files["plain.png"], [[5, 5], [x, 5], [x, 6]], 8, workers=workers)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Level",
     "__version__",
     "assign_bins",
+    "codec_rate",
     "epoch_order",
     "extract_tiles",
     "gather_rows",
@@ -165,6 +166,7 @@ def extract_tiles(
     cache: Cache | None = None,
     progress: _Progress | None = None,
 ) -> _Told: ...
+def codec_rate(places: _Places, workers: int) -> float: ...
 def tile_order(places: _Places, workers: int) -> NDArray[np.uint32]: ...
 def write_tiles(
     places: _Places,

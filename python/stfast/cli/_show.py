@@ -49,6 +49,26 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], objec
         yield lambda done: progress.update(task, completed=done)
 
 
+@contextmanager
+def tile_bar(total: int, estimate: int) -> Iterator[Callable[[int], object] | None]:
+    """A bar for tiles, with tiles and MB a second; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("tiles", total=total, rate="")
+
+        def advance(done: int) -> None:
+            speed = progress.tasks[0].speed or 0.0
+            megabytes = speed * estimate / max(total, 1) / 1e6
+            words = f"{speed:,.0f} tiles/s {megabytes:,.0f} MB/s"
+            progress.update(task, completed=done, rate=words)
+
+        yield advance
+
+
 def rows_of(found: dict[str, Any]) -> Rows:
     """What was found, a line each; what is nested under the name it has."""
     rows: Rows = []

@@ -22,7 +22,7 @@ def info(
 
 def _image_info(path: Path) -> tuple[dict[str, Any], Rows]:
     image = stfast.open_image(path)
-    levels = [
+    levels: list[dict[str, Any]] = [
         {
             "width": level.header.width,
             "height": level.header.height,
@@ -30,6 +30,8 @@ def _image_info(path: Path) -> tuple[dict[str, Any], Rows]:
             "codec": level.header.codec,
             "block": [level.header.block_width, level.header.block_height],
             "blocks": len(level.header.offsets),
+            "access": level.access[0],
+            "decoded_by": list(level.access[1:]),
         }
         for level in image.levels
     ]
@@ -42,12 +44,16 @@ def _image_info(path: Path) -> tuple[dict[str, Any], Rows]:
     }
     mpp = "unknown" if image.mpp is None else f"{image.mpp:.4g} µm per pixel ({image.mpp_source})"
     rows: Rows = [("kind", image.kind), ("pixel", mpp)]
-    for number, (level, header) in enumerate((level, level.header) for level in image.levels):
-        sides = f"{header.width} × {header.height} px, 1/{level.downsample[0]:g}"
-        blocks = f"{len(header.offsets)} {header.codec} blocks"
-        block = f"{header.block_width} × {header.block_height}"
-        rows.append((f"level {number}", f"{sides}, {blocks} of {block}"))
+    for number, level in enumerate(levels):
+        sides = f"{level['width']} × {level['height']} px, 1/{level['downsample']:g}"
+        stored = f"{level['blocks']} {level['codec']} of {_by(level['block'])}"
+        access = f"access by {level['access']} of {_by(level['decoded_by'])}"
+        rows.append((f"level {number}", f"{sides}, {stored}, {access}"))
     return found, rows
+
+
+def _by(sides: list[int]) -> str:
+    return " × ".join(map(str, sides))
 
 
 def _slide_info(path: Path) -> tuple[dict[str, Any], Rows]:

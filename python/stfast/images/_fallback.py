@@ -63,29 +63,16 @@ def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: P
     page.init_decode()
     n = -(-header.width // header.block_width) * -(-header.height // header.block_height)
     planes = header.samples if header.planar else 1
-    if len(header.offsets) != n * planes:
+    if {len(header.offsets), len(header.lengths)} != {n * planes}:
         raise FormatError(f"{path}: expected {n * planes} blocks, got {len(header.offsets)}")
-    samples = header.samples
-    bytes_of_block = header.block_width * header.block_height * samples
-    source = os.open(path, os.O_RDONLY)
-
-    def decode(index: int) -> NDArray[np.uint8] | None:
-        parts = []
-        for plane in range(planes):
-            at = plane * n + index
-            offset, length = int(header.offsets[at]), int(header.lengths[at])
-            if not length:
-                return None
-            coded = os.pread(source, length, offset)
-            parts.append(_decode_block(page, path, coded, at % len(page.dataoffsets)))
-        whole: NDArray[np.uint8] = np.concatenate(parts, axis=-1)
-        out = np.zeros((header.block_height, header.block_width, samples), np.uint8)
-        out[: whole.shape[0], : whole.shape[1]] = whole[..., :samples]
-        return out
-
+    bytes_of_block = header.block_width * header.block_height * header.samples
     lengths = np.zeros(n, dtype=np.uint64)
-    try:
-        with target.open("r+b") as file, ThreadPoolExecutor(_check.workers(None)) as pool:
+    with path.open("rb") as source, target.open("r+b") as file:
+
+        def decode(index: int) -> NDArray[np.uint8] | None:
+            return _decode_planes(page, path, header, source.fileno(), range(index, n * planes, n))
+
+        with ThreadPoolExecutor(_check.workers(None)) as pool:
             for start in range(0, n, 64):  # no more than these are in memory
                 batch = range(start, min(n, start + 64))
                 for index, block in zip(batch, pool.map(decode, batch), strict=True):
@@ -93,8 +80,6 @@ def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: P
                         file.seek(index * bytes_of_block)
                         file.write(block.tobytes())
                         lengths[index] = bytes_of_block
-    finally:
-        os.close(source)
     jpeg = header.colour == "ycbcr" and int(page.compression) == 7
     return dataclasses.replace(
         _plain(header),
@@ -102,6 +87,24 @@ def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: P
         offsets=np.arange(n, dtype=np.uint64) * np.uint64(bytes_of_block),
         lengths=lengths,
     )
+
+
+def _decode_planes(
+    page: tifffile.TiffPage, path: Path, header: Header, source: int, stored: range
+) -> NDArray[np.uint8] | None:
+    """A block of full size, its planes interleaved; nothing where the file has none."""
+    parts = []
+    for at in stored:
+        offset, length = int(header.offsets[at]), int(header.lengths[at])
+        if not length:
+            return None
+        coded = os.pread(source, length, offset)
+        parts.append(_decode_block(page, path, coded, at % len(page.dataoffsets)))
+    whole: NDArray[np.uint8] = np.concatenate(parts, axis=-1)
+    out = np.zeros((header.block_height, header.block_width, header.samples), np.uint8)
+    height, width = min(whole.shape[0], len(out)), min(whole.shape[1], out.shape[1])
+    out[:height, :width] = whole[:height, :width, : header.samples]
+    return out
 
 
 def _decode_block(

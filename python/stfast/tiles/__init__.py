@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _core
-from stfast.images import SlideImage, open_image
+from stfast.images import SlideImage
 from stfast.tiles._grid import tissue_grid
 from stfast.tiles._report import TileReport, report_of
 from stfast.tiles._windows import (
@@ -26,6 +26,7 @@ from stfast.tiles._windows import (
     Places,
     Style,
     Windows,
+    image_of,
     plan_windows,
     rectangle,
     span_in_pixels,
@@ -135,11 +136,11 @@ def extract_tiles(
     NotImplementedError
         The image is of a kind that is not decoded.
     """
-    image = image if isinstance(image, SlideImage) else open_image(image)
+    image = image_of(image, mpp)
     look = style(fill, border, resample, on_error, mode)
-    span = span_in_pixels(image, span, span_um, mpp)
+    span = span_in_pixels(image, span, span_um)
     windows = plan_windows(image, centers, size, span=span, mode=mode)
-    out = _output(out, (len(windows), *_tile_shape(windows), 3), np.uint8, "out")
+    out = _output(out, (len(windows), *windows.tile_shape(), 3), np.uint8, "out")
     if valid is not None:
         _output(valid, (len(windows),), np.float32, "valid")
     report = _cut(windows, out, look, _check.workers(workers), progress)
@@ -165,24 +166,6 @@ def _warn(image: SlideImage, report: TileReport, *, outside: bool) -> None:
             f"{width} × {height} pixels",
             stacklevel=3,
         )
-
-
-def _tile_shape(windows: Windows) -> tuple[int, int]:
-    """(height, width) of each tile, which must be the same for all."""
-    if windows.size is not None:
-        return windows.size, windows.size
-    shapes = {(int(h), int(w)) for h, w in zip(*_distinct(windows), strict=True)}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"size: expected the side of a tile where windows differ, got None and windows of "
-            f"{' and '.join(f'{h} × {w}' for h, w in sorted(shapes))}"
-        )
-    return shapes.pop() if shapes else (0, 0)
-
-
-def _distinct(windows: Windows) -> NDArray[np.float64]:
-    """Heights and widths that occur together."""
-    return np.unique(np.stack([windows.height, windows.width]), axis=1)
 
 
 def _cut(
@@ -242,7 +225,7 @@ def thumbnail(
     scale
         Pixels of the thumbnail per level-0 pixel, at most 1.
     """
-    image = image if isinstance(image, SlideImage) else open_image(image)
+    image = image_of(image, None)
     longest = _check.at_least_one(longest, "longest")
     height, width = image.shape
     size = 256

@@ -5,15 +5,16 @@ centre at ``i + 1/2``. A window of side ``span`` around x starts at column
 ``floor(x - span/2 + 1/2)``: whole pixels, the nearest that can be had.
 """
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _core
-from stfast.images import Level, SlideImage
+from stfast.images import Level, SlideImage, open_image
 
 Mode = Literal["center", "pil-crop"]
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
@@ -74,6 +75,25 @@ class Windows:
     def __len__(self) -> int:
         return len(self.left)
 
+    def some(self, chosen: NDArray[np.int64]) -> "Windows":
+        """A few of them."""
+        sides = (self.left, self.top, self.width, self.height)
+        left, top, width, height = (side[chosen] for side in sides)
+        return Windows(self.level, left, top, width, height, self.size)
+
+    def tile_shape(self) -> tuple[int, int]:
+        """(height, width) of each tile, which must be the same for all."""
+        if self.size is not None:
+            return self.size, self.size
+        shapes = np.unique(np.stack([self.height, self.width]), axis=1).T.tolist()
+        if len(shapes) > 1:
+            found = " and ".join(f"{height:g} × {width:g}" for height, width in shapes[:4])
+            raise ValueError(
+                f"size: expected the side of a tile where windows differ, got None for {found}"
+            )
+        height, width = shapes[0] if shapes else (0, 0)
+        return int(height), int(width)
+
     def places(self) -> Places:
         """The windows as the native module takes them."""
         sides = (self.left, self.top, self.width, self.height)
@@ -112,6 +132,8 @@ def plan_windows(
     """
     centers = _check.points(centers)
     choice(mode, Mode, "mode")
+    if size is None and span is None:
+        raise ValueError("size: expected a side of tiles or of windows, got neither")
     size = None if size is None else tile_side(size)
     span = _check.positive(size if span is None else span, "span", "pixels")
     if span > LARGEST_SPAN:
@@ -142,21 +164,26 @@ def rectangle(
     return Windows(level, left, top, width, height, None)
 
 
-def span_in_pixels(
-    image: SlideImage, span: float | None, span_um: float | None, mpp: float | None
-) -> float | None:
+def image_of(image: str | os.PathLike[str] | SlideImage, mpp: float | None) -> SlideImage:
+    """An opened image; ``mpp``, if given, wins over the file's."""
+    image = image if isinstance(image, SlideImage) else open_image(image)
+    if mpp is None:
+        return image
+    return replace(image, mpp=_check.positive(mpp, "mpp", "µm"), mpp_source="given")
+
+
+def span_in_pixels(image: SlideImage, span: float | None, span_um: float | None) -> float | None:
     """The side of a window in level-0 pixels, given in them or in µm."""
     if span_um is None:
         return span
     if span is not None:
         raise ValueError(f"span: expected pixels or µm, got span={span} and span_um={span_um}")
-    mpp = image.mpp if mpp is None else mpp
-    if mpp is None:
+    if image.mpp is None:
         raise ValueError(
             f"{image.path}: expected µm per pixel to turn µm into pixels, "
             f"got none from the file; give mpp= (--mpp)"
         )
-    return _check.positive(span_um, "span_um", "µm") / _check.positive(mpp, "mpp", "µm")
+    return _check.positive(span_um, "span_um", "µm") / image.mpp
 
 
 def tile_side(size: int) -> int:

@@ -7,54 +7,42 @@ them says which is which. All of it is made in ``OUTPUT.part``, which becomes
 shard, and ends in the same bytes.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from stfast import _check, _core
+from stfast import _core
 from stfast._output import whole
-from stfast.images import SlideImage, open_image
-from stfast.tiles._names import Strings, file_names, no_strings, strings
+from stfast.images import SlideImage
+from stfast.tiles._job import (
+    FORMAT_VERSION,
+    Container,
+    Encoding,
+    Job,
+    prepare,
+    settings_of,
+)
+from stfast.tiles._names import Strings, no_strings, strings
 from stfast.tiles._report import TileReport, report_of
 from stfast.tiles._windows import (
     Border,
     Filter,
     Mode,
     OnError,
-    Style,
-    Windows,
-    choice,
-    plan_windows,
+    image_of,
     span_in_pixels,
     style,
 )
 
-Container = Literal["wds", "zarr", "folder", "npy"]
-Encoding = Literal["jpeg", "png", "raw", "zstd"]
-
-FORMAT_VERSION = 1
-
-_ENCODINGS: dict[str, tuple[str, ...]] = {
-    "wds": ("jpeg", "png", "raw"),
-    "zarr": ("raw", "zstd"),
-    "folder": ("png", "jpeg", "raw"),
-    "npy": ("raw",),
-}
-"""What each container can hold; the first is the default."""
-
 _ZSTD_LEVEL = 3
 _SETTINGS, _SPOTS = "tiles.json", "spots.parquet"
-_FINGERPRINT = 1 << 20
-"""Bytes of an image's start and end that its fingerprint is of."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +58,6 @@ class _Output:
     order: NDArray[np.uint32]
     per_shard: int
     done: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A call of :func:`write_tiles`, its arguments checked."""
-
-    image: SlideImage
-    centers: NDArray[np.float64]
-    names: pl.Series
-    windows: Windows
-    look: Style
-    container: str
-    encoding: str
-    quality: int
-    per_shard: int
-    workers: int
 
 
 def write_tiles(
@@ -167,73 +139,41 @@ def write_tiles(
         Names are not unique, an argument does not fit, or the run to be resumed
         had other settings.
     """
-    image = image if isinstance(image, SlideImage) else open_image(image)
-    output = Path(output)
-    kind, coding = _kind(output, container, encoding)
-    span = span_in_pixels(image, span, span_um, mpp)
-    windows = plan_windows(image, centers, size, span=span, mode=mode)
-    job = _Job(
-        image=image,
-        centers=_check.points(centers),
-        names=_named(names, len(windows)),
-        windows=windows,
+    job = prepare(
+        image,
+        centers,
+        output,
+        names=names,
+        container=container,
+        encoding=encoding,
+        quality=quality,
+        shard_size=shard_size,
+        size=size,
+        span=span_in_pixels(image_of(image, mpp), span, span_um),
+        mode=mode,
         look=style(fill, border, resample, on_error, mode),
-        container=kind,
-        encoding=coding,
-        quality=_quality(quality),
-        per_shard=_check.at_least_one(shard_size, "shard_size"),
-        workers=_check.workers(workers),
+        mpp=mpp,
+        workers=workers,
     )
-    if kind == "npy":
-        return _write_array(job, output, resume=resume, progress=progress)
-    return _write_folder(job, output, resume=resume, progress=progress)
+    return run(job, resume=resume, progress=progress)
 
 
-def _kind(output: Path, container: str | None, encoding: str | None) -> tuple[str, str]:
-    if container is None:
-        container = {".npy": "npy", ".zarr": "zarr"}.get(output.suffix)
-    if container is None:
-        raise ValueError(
-            f"container: expected wds, zarr, folder or npy for {output.name}, got none"
-        )
-    choice(container, Container, "container")
-    if container == "npy" and output.suffix != ".npy":
-        raise ValueError(f"output: expected a name ending in .npy, got {output}")
-    known = _ENCODINGS[container]
-    encoding = known[0] if encoding is None else encoding
-    if encoding not in known:
-        raise ValueError(
-            f"encoding: expected one of {', '.join(known)} for {container}, got {encoding!r}"
-        )
-    return container, encoding
-
-
-def _quality(quality: int) -> int:
-    if not _check.is_whole(quality) or not 1 <= quality <= 100:
-        raise ValueError(f"quality: expected 1 to 100, got {quality!r}")
-    return int(quality)
-
-
-def _named(names: Sequence[str] | None, n: int) -> pl.Series:
-    series = pl.Series("spot", range(n) if names is None else list(names)).cast(pl.String)
-    if len(series) != n:
-        raise ValueError(f"names: expected {n}, got {len(series)}")
-    if series.n_unique() != n:
-        twice = series.filter(series.is_duplicated())[0]
-        raise ValueError(f"names: expected unique ones, got {twice!r} more than once")
-    return series
-
-
-def _write_array(
-    job: _Job, output: Path, *, resume: bool, progress: Callable[[int], object] | None
+def run(
+    job: Job, *, resume: bool = False, progress: Callable[[int], object] | None = None
 ) -> TileReport:
-    """One array, filled through a memory map; there is nothing in it to resume."""
-    from stfast.tiles import _tile_shape
+    """Write what a job says; see :func:`write_tiles`."""
+    if job.container == "npy":
+        return _write_array(job, resume=resume, progress=progress)
+    return _write_folder(job, resume=resume, progress=progress)
 
+
+def _write_array(job: Job, *, resume: bool, progress: Callable[[int], object] | None) -> TileReport:
+    """One array, filled through a memory map; there is nothing in it to resume."""
     if resume:
         raise ValueError("resume: expected wds, zarr or folder, got npy, which is one piece")
+    output = job.output
     table = output.with_suffix(".csv")
-    shape = (len(job.windows), *_tile_shape(job.windows), 3)
+    shape = (len(job.windows), *job.windows.tile_shape(), 3)
     with whole(output) as partial, whole(table) as partial_table:
         tiles = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         places = job.windows.places()
@@ -244,7 +184,7 @@ def _write_array(
     return report
 
 
-def _spots(job: _Job, report: TileReport) -> pl.DataFrame:
+def _spots(job: Job, report: TileReport) -> pl.DataFrame:
     x, y = job.centers.T
     faults = [report.bad.get(i) for i in range(len(x))] if report.bad else None
     table = pl.DataFrame({"spot": job.names, "x": x, "y": y, "valid": report.valid})
@@ -252,10 +192,11 @@ def _spots(job: _Job, report: TileReport) -> pl.DataFrame:
 
 
 def _write_folder(
-    job: _Job, output: Path, *, resume: bool, progress: Callable[[int], object] | None
+    job: Job, *, resume: bool, progress: Callable[[int], object] | None
 ) -> TileReport:
+    output = job.output
     part = output.with_name(output.name + ".part")
-    settings = _settings(job)
+    settings = settings_of(job)
     if output.exists():
         if resume and output.is_dir():
             _check_same(output, settings)
@@ -283,7 +224,7 @@ def _write_folder(
     return replace(numbers, valid=report.valid, bad=report.bad, output=output)
 
 
-def _target(job: _Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.bool_]) -> _Output:
+def _target(job: Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.bool_]) -> _Output:
     container = {"wds": "tar"}.get(job.container, job.container)
     npy = job.encoding == "raw" and job.container != "zarr"
     notes = no_strings()
@@ -296,47 +237,12 @@ def _target(job: _Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np
         encoding="npy" if npy else job.encoding,
         quality=_ZSTD_LEVEL if job.encoding == "zstd" else job.quality,
         folder=folder,
-        names=strings(file_names(job.names, dots=job.container == "folder")),
+        names=strings(job.files),
         notes=notes,
         order=order,
         per_shard=job.per_shard,
         done=done,
     )
-
-
-def _settings(job: _Job) -> dict[str, Any]:
-    """All that the bytes of the output depend on."""
-    windows = job.windows
-    spots = hashlib.blake2b(digest_size=16)
-    for array in (windows.left, windows.top, windows.width, windows.height):
-        spots.update(array.tobytes())
-    spots.update("\0".join(job.names).encode())
-    return {
-        "format_version": FORMAT_VERSION,
-        "stfast": metadata.version("stfast"),
-        "image": {"name": job.image.path.name, **_fingerprint(job.image.path)},
-        "mpp": job.image.mpp,
-        "mpp_source": job.image.mpp_source,
-        "channels": job.image.channels,
-        "level": job.image.levels.index(windows.level),
-        "spots": {"n": len(windows), "blake2b": spots.hexdigest()},
-        "size": windows.size,
-        "style": vars(job.look),
-        "container": job.container,
-        "encoding": job.encoding,
-        "quality": job.quality if job.encoding == "jpeg" else None,
-        "shard_size": job.per_shard,
-    }
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Size of a file, and a hash of its first and last MiB."""
-    digest, length = hashlib.blake2b(digest_size=16), path.stat().st_size
-    with path.open("rb") as file:
-        digest.update(file.read(_FINGERPRINT))
-        file.seek(max(length - _FINGERPRINT, 0))
-        digest.update(file.read(_FINGERPRINT))
-    return {"bytes": length, "blake2b": digest.hexdigest()}
 
 
 def _begin(part: Path, settings: dict[str, Any], *, resume: bool) -> None:
@@ -371,14 +277,12 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _make_array(part: Path, job: _Job) -> Path:
+def _make_array(part: Path, job: Job) -> Path:
     """A zarr group with the array ``tiles``; the folder of its shards."""
     import zarr
     from zarr.codecs import ZstdCodec
 
-    from stfast.tiles import _tile_shape
-
-    height, width = _tile_shape(job.windows)
+    height, width = job.windows.tile_shape()
     folder = part / "tiles"
     if not (folder / "zarr.json").exists():
         group = zarr.open_group(part, mode="a", zarr_format=3)
@@ -397,7 +301,7 @@ def _make_array(part: Path, job: _Job) -> Path:
     return folder
 
 
-def _merge(job: _Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.DataFrame:
+def _merge(job: Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.DataFrame:
     """The spots in the order of their tiles, from what each shard says of its own."""
     schema = {"valid": pl.Float32, "fault": pl.String}
     parts = [
@@ -420,7 +324,7 @@ def _merge(job: _Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl
     )
 
 
-def _told_by(output: Path, job: _Job) -> TileReport:
+def _told_by(output: Path, job: Job) -> TileReport:
     """What the table of an output says; rows are the spots as they were given."""
     table = pl.read_parquet(output / _SPOTS).sort("row")
     bad = table.filter(pl.col("fault").is_not_null() & (pl.col("fault") != ""))

@@ -228,26 +228,31 @@ impl<'a> Blocks<'a> {
                 level.place(block, block.width, None, got.map_err(fault)?, samples, out);
                 Ok((block.width * piece.height) as u64)
             }
-            Access::Jp2k { .. } => {
-                let shape = level.layout.shape(block.width, [block.height; 2]);
-                let (mut section, length) = level.section();
-                let got = jp2k::Jp2k::open(&mut section, length).and_then(|p| {
-                    p.decode(
-                        Some(index),
-                        level.layout.colour,
-                        shape,
-                        &mut decoder.samples,
-                    )
-                });
-                let got = got.map_err(fault)?;
-                level.place(block, block.width, None, got, &mut decoder.samples, out);
-                Ok((block.width * block.height) as u64)
-            }
+            Access::Jp2k { .. } => self.decode_within(index, block, decoder, out),
             Access::Stream { .. } => {
                 let stream = Stream::new(*self);
                 stream.turn(0, watch)?.decode(index, out, watch)
             }
         }
+    }
+
+    /// Decodes a tile of a JPEG 2000 picture.
+    fn decode_within(
+        &self,
+        index: usize,
+        block: Block,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<u64> {
+        let (level, samples) = (self.level, &mut decoder.samples);
+        let colour = level.layout.colour;
+        let shape = level.layout.shape(block.width, [block.height; 2]);
+        let (mut section, length) = level.section();
+        let got = jp2k::Jp2k::open(&mut section, length)
+            .and_then(|picture| picture.decode(Some(index), colour, shape, samples))
+            .map_err(|fault| fault.at(level.file.path(), self.name(index)))?;
+        level.place(block, block.width, None, got, samples, out);
+        Ok((block.width * block.height) as u64)
     }
 
     /// Decodes what the file stores as a block, plane after plane.

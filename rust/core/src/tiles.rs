@@ -8,9 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::Watch;
 use crate::error::{Result, expect_len};
+use crate::images::Decoder;
+use crate::sweep::sweep;
 
 mod border;
 mod cache;
@@ -89,6 +93,25 @@ pub fn extract(
 pub fn order(windows: &Windows<'_>) -> Result<Vec<u32>> {
     let windows = windows.checked()?;
     Ok(Plan::of(&windows, |_| true).order(windows.len()))
+}
+
+/// Pixels a second that the codec decodes on all threads, of some of the blocks that
+/// windows meet, and nothing done with them: what [`extract`] can at most reach.
+pub fn codec_rate(windows: &Windows<'_>, most: Duration, watch: &Watch) -> Result<f64> {
+    let windows = windows.checked()?;
+    let plan = Plan::of(&windows, |_| true);
+    let steps = plan.len().min(64 * rayon::current_num_threads());
+    let (start, decoded) = (Instant::now(), AtomicU64::new(0));
+    let body = |(decoder, out): &mut (Decoder, Vec<u8>), i: usize| {
+        if start.elapsed() < most {
+            let (source, block) = plan.block(i * plan.len() / steps);
+            let pixels = windows.sources[source].decode(block, decoder, out, watch)?;
+            decoded.fetch_add(pixels, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    sweep(steps, watch, Default::default, body)?;
+    Ok(decoded.into_inner() as f64 / start.elapsed().as_secs_f64())
 }
 
 /// Cuts, encodes and writes the tiles of all shards that are not there yet.

@@ -30,6 +30,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hvg::value_kinds, module)?)?;
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(tiles::codec_rate, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::tile_order, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::write_tiles, module)?)?;

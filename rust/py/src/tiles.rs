@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray4};
 use pyo3::prelude::*;
@@ -225,6 +226,17 @@ pub(crate) fn tile_order<'py>(
     let held = places.hold()?;
     let order = door::run(py, workers, None, |watch| held.with(watch, tiles::order))?;
     Ok(order.into_pyarray(py))
+}
+
+/// Pixels a second that the codec decodes of the windows' blocks, measured for a moment.
+#[pyfunction]
+pub(crate) fn codec_rate(py: Python<'_>, places: Places<'_>, workers: usize) -> PyResult<f64> {
+    let held = places.hold()?;
+    door::run(py, workers, None, |watch| {
+        held.with(watch, |windows| {
+            tiles::codec_rate(windows, Duration::from_millis(300), watch)
+        })
+    })
 }
 
 /// Cuts, encodes and writes the tiles of all shards that are not done.

@@ -197,25 +197,7 @@ fn spread(
     }
     // SAFETY: OpenJPEG keeps w × h numbers there, and has just decoded them.
     let data = unsafe { &*slice_from_raw_parts(component.data, w * h) };
-    let sign = if component.sgnd != 0 {
-        1 << (component.prec.min(31) - 1)
-    } else {
-        0
-    };
-    let (down, up) = match component.prec {
-        prec @ 9.. => (prec - 8, 0),
-        prec => (0, 8 - prec),
-    };
-    let top = i32::from(u8::MAX) >> up;
-    let byte = |value: i32| {
-        let value = (value.wrapping_add(sign) >> down).clamp(0, top);
-        // Fewer bits are spread over all 8: the largest becomes 255.
-        if up == 0 {
-            value as u8
-        } else {
-            (value * 255 / top) as u8
-        }
-    };
+    let byte = to_byte(component);
     for (y, row) in out.chunks_mut(width * step).enumerate() {
         let from = &data[(y / dy).min(h - 1) * w..][..w];
         if dx == 1 && w >= width {
@@ -229,6 +211,23 @@ fn spread(
         }
     }
     Ok(())
+}
+
+/// From a component's numbers to 8 bits: the upper ones of deeper samples; fewer
+/// are spread over all 8, so that the largest becomes 255.
+fn to_byte(component: &opj::opj_image_comp_t) -> impl Fn(i32) -> u8 + use<> {
+    let bits = component.prec.min(31);
+    let sign = if component.sgnd != 0 {
+        1 << (bits - 1)
+    } else {
+        0
+    };
+    let down = bits.saturating_sub(8);
+    let top = (1_i32 << bits.min(8)) - 1;
+    move |value| {
+        let value = (value.wrapping_add(sign) >> down).clamp(0, top);
+        (if top == 255 { value } else { value * 255 / top }) as u8
+    }
 }
 
 /// Decodes a stream in memory.

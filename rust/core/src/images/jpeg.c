@@ -90,6 +90,12 @@ static void skip_input_data(j_decompress_ptr jpeg, long n) {
 
 static void term_source(j_decompress_ptr jpeg) { (void)jpeg; }
 
+static int create(stfast_jpeg *self) {
+  if (setjmp(self->escape)) return 1;
+  jpeg_create_decompress(&self->jpeg);
+  return 0;
+}
+
 /* NULL if there is no memory. */
 stfast_jpeg *stfast_jpeg_new(void) {
   stfast_jpeg *self = calloc(1, sizeof *self);
@@ -98,12 +104,10 @@ stfast_jpeg *stfast_jpeg_new(void) {
   self->errors.error_exit = error_exit;
   self->errors.emit_message = emit_message;
   self->jpeg.client_data = self;
-  if (setjmp(self->escape)) {
+  if (create(self)) {
     free(self);
     return NULL;
   }
-  jpeg_create_decompress(&self->jpeg);
-  self->jpeg.client_data = self;
   self->source.init_source = init_source;
   self->source.fill_input_buffer = fill_input_buffer;
   self->source.skip_input_data = skip_input_data;
@@ -186,18 +190,21 @@ int stfast_jpeg_start(stfast_jpeg *self) {
 /* Bytes that have been read from the source but not taken yet. */
 size_t stfast_jpeg_left(const stfast_jpeg *self) { return self->source.bytes_in_buffer; }
 
-int stfast_jpeg_rows(stfast_jpeg *self, uint8_t *to, size_t stride, uint32_t rows) {
-  if (setjmp(self->escape)) return 1;
-  while (rows) {
+static void read_rows(stfast_jpeg *self, uint8_t *to, size_t stride, uint32_t rows) {
+  while (rows && !self->warned) {
     JSAMPROW lines[16];
     JDIMENSION n = rows < 16 ? rows : 16;
     for (JDIMENSION i = 0; i < n; i++) lines[i] = to + i * stride;
     n = jpeg_read_scanlines(&self->jpeg, lines, n);
-    if (self->warned) return 1;
     to += n * stride;
     rows -= n;
   }
-  return 0;
+}
+
+int stfast_jpeg_rows(stfast_jpeg *self, uint8_t *to, size_t stride, uint32_t rows) {
+  if (setjmp(self->escape)) return 1;
+  read_rows(self, to, stride, rows);
+  return self->warned;
 }
 
 int stfast_jpeg_skip(stfast_jpeg *self, uint32_t rows) {

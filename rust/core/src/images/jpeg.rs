@@ -12,7 +12,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
-use std::ptr::{NonNull, null, null_mut};
+use std::ptr::{NonNull, null_mut};
 
 use super::Colour;
 use super::codec::{Fault, Got, Shape};
@@ -42,8 +42,10 @@ struct State {
     opaque: [u8; 0],
 }
 
+/// Reads at most so many bytes; 0 at the end, negative on an error.
 type Read = unsafe extern "C" fn(*mut c_void, *mut u8, usize) -> i64;
 
+// SAFETY: in all calls the state is alive, and used by one thread at a time.
 unsafe extern "C" {
     fn stfast_jpeg_new() -> *mut State;
     fn stfast_jpeg_free(state: *mut State);
@@ -129,25 +131,12 @@ impl<'a> Jpeg<'a> {
             None => (None, null_mut()),
         };
         let tables = if tables.len() > 4 { tables } else { &[] };
-        let bytes = if stream.is_empty() {
-            null()
-        } else {
-            stream.as_ptr()
-        };
+        let (state, n_tables, n) = (self.state.as_ptr(), tables.len(), stream.len());
+        let (tables, bytes, info) = (tables.as_ptr(), stream.as_ptr(), &raw mut self.info);
         // SAFETY: the tables are read within the call; the stream's bytes live for
         // 'a and the section as long as the state, which are all that use them.
         let rc = unsafe {
-            stfast_jpeg_header(
-                self.state.as_ptr(),
-                tables.as_ptr(),
-                tables.len(),
-                bytes,
-                stream.len(),
-                read,
-                user,
-                space,
-                &raw mut self.info,
-            )
+            stfast_jpeg_header(state, tables, n_tables, bytes, n, read, user, space, info)
         };
         self.check(rc)?;
         if matches!(self.info.samples, 1 | 3 | 4) {

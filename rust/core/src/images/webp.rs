@@ -1,4 +1,4 @@
-//! WebP through libwebp.
+//! WebP through libwebp, the library that tifffile and Pillow decode it by.
 
 use libwebp_sys::{WebPBitstreamFeatures, WebPDecodeRGBInto, WebPGetFeatures};
 

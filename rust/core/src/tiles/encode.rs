@@ -62,7 +62,7 @@ impl Encoder {
         let fault = |e: std::io::Error| Error::io(path, e);
         match encoding {
             Encoding::Raw => Ok(pixels.to_vec()),
-            Encoding::Npy => Ok([npy_header(size).as_bytes(), pixels].concat()),
+            Encoding::Npy => Ok([npy_header(size).as_slice(), pixels].concat()),
             Encoding::Png => png(size, pixels).map_err(|e| fault(e.into())),
             Encoding::Jpeg { quality } => {
                 let jpeg = self.jpeg.get_or_insert_with(Jpeg::new);
@@ -85,13 +85,15 @@ impl Encoder {
 }
 
 /// Version 1.0 of the format: the header ends at a multiple of 64 bytes.
-fn npy_header([width, height]: [usize; 2]) -> String {
+fn npy_header([width, height]: [usize; 2]) -> Vec<u8> {
     let shape = format!("({height}, {width}, {RGB})");
     let text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
     let length = (text.len() + 11).next_multiple_of(64) - 10;
-    let low = char::from((length & 0x7f) as u8);
     let padded = format!("{text:<width$}\n", width = length - 1);
-    format!("\u{1}\0{low}\0{padded}")
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((length as u16).to_le_bytes());
+    header.extend(padded.as_bytes());
+    header
 }
 
 fn png(
@@ -132,6 +134,11 @@ impl Jpeg {
         Self { handle }
     }
 
+    fn set(&mut self, parameter: tj::TJPARAM, value: c_int) {
+        // SAFETY: sets a number of a handle; if that fails, so does the next call.
+        unsafe { tj::tj3Set(self.handle, parameter as c_int, value) };
+    }
+
     fn encode(
         &mut self,
         [width, height]: [usize; 2],
@@ -144,15 +151,9 @@ impl Jpeg {
         let most = unsafe { tj::tj3JPEGBufSize(w, h, subsampling) } as usize;
         let mut out = vec![0; most];
         let (mut to, mut n) = (out.as_mut_ptr(), most as _);
-        let parameters = [
-            (tj::TJPARAM_TJPARAM_QUALITY, c_int::from(quality)),
-            (tj::TJPARAM_TJPARAM_SUBSAMP, subsampling),
-            (tj::TJPARAM_TJPARAM_NOREALLOC, 1),
-        ];
-        for (parameter, value) in parameters {
-            // SAFETY: sets a number of a handle, or fails.
-            unsafe { tj::tj3Set(self.handle, parameter as c_int, value) };
-        }
+        self.set(tj::TJPARAM_TJPARAM_QUALITY, c_int::from(quality));
+        self.set(tj::TJPARAM_TJPARAM_SUBSAMP, subsampling);
+        self.set(tj::TJPARAM_TJPARAM_NOREALLOC, 1);
         let pixel = tj::TJPF_TJPF_RGB as c_int;
         // SAFETY: `pixels` holds h rows of w × 3 bytes without padding, `out` the
         // most bytes that they may become, and NOREALLOC keeps it where it is.

@@ -15,7 +15,7 @@ use super::shards::Shards;
 use super::window::{Window, Windows};
 use super::{Border, Options, Report};
 use crate::error::Result;
-use crate::images::{Decoder, RGB, Stream};
+use crate::images::{Blocks, Decoder, RGB, Stream, Turn};
 use crate::sweep::sweep;
 use crate::{Error, Watch};
 
@@ -195,46 +195,51 @@ impl<'a> Job<'a> {
     fn fetch(&self, decoder: &mut Decoder, step: usize) -> Result<Pixels> {
         let (source, index) = self.plan.block(step);
         let blocks = &self.windows.sources[source];
-        let level = blocks.level().id;
         let cache = self.options.cache;
-        let kept = || cache.and_then(|cache| cache.get(level, index));
-        let keep = |index, pixels: Vec<u8>| {
-            let pixels = Arc::new(pixels);
-            if let Some(cache) = cache {
-                cache.keep(level, index, &pixels);
-            }
-            pixels
+        let kept = || cache.and_then(|cache| cache.get(blocks.level().id, index));
+        let turn = match &self.streams[source] {
+            Some((stream, first)) => Some(stream.turn(step - first, self.watch)?),
+            None => None,
         };
-        let mut buffer = lock(&self.spare).pop().unwrap_or_default();
-        let Some((stream, first)) = &self.streams[source] else {
-            if let Some(pixels) = kept() {
-                return Ok(pixels);
-            }
-            let decoded = blocks.decode(index, decoder, &mut buffer, self.watch)?;
-            self.decoded.fetch_add(decoded, Ordering::Relaxed);
-            return Ok(keep(index, buffer));
-        };
-        let mut turn = stream.turn(step - first, self.watch)?;
         if let Some(pixels) = kept() {
             return Ok(pixels);
         }
-        // With a cache, what a pass comes by is kept for a later call.
-        let passed = if cache.is_some() {
-            turn.next_block()
-        } else {
-            index
+        let mut buffer = lock(&self.spare).pop().unwrap_or_default();
+        let decoded = match turn {
+            Some(turn) => self.pass_to(turn, blocks, index, &mut buffer)?,
+            None => blocks.decode(index, decoder, &mut buffer, self.watch)?,
         };
-        for index in passed..index {
-            let mut buffer = Vec::new();
-            self.decoded.fetch_add(
-                turn.decode(index, &mut buffer, self.watch)?,
-                Ordering::Relaxed,
-            );
-            keep(index, buffer);
-        }
-        let decoded = turn.decode(index, &mut buffer, self.watch)?;
         self.decoded.fetch_add(decoded, Ordering::Relaxed);
-        Ok(keep(index, buffer))
+        Ok(self.keep(blocks, index, buffer))
+    }
+
+    /// Takes a pass to a block. With a cache, what it comes by is kept for later calls.
+    fn pass_to(
+        &self,
+        mut turn: Turn<'_>,
+        blocks: &Blocks<'_>,
+        index: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<u64> {
+        let mut decoded = 0;
+        let first = match self.options.cache {
+            Some(_) => turn.next_block(),
+            None => index,
+        };
+        for passed in first..index {
+            let mut buffer = Vec::new();
+            decoded += turn.decode(passed, &mut buffer, self.watch)?;
+            self.keep(blocks, passed, buffer);
+        }
+        Ok(decoded + turn.decode(index, out, self.watch)?)
+    }
+
+    fn keep(&self, blocks: &Blocks<'_>, index: usize, pixels: Vec<u8>) -> Pixels {
+        let pixels = Arc::new(pixels);
+        if let Some(cache) = self.options.cache {
+            cache.keep(blocks.level().id, index, &pixels);
+        }
+        pixels
     }
 
     /// Cuts one tile, all of whose blocks are there, to where it belongs.

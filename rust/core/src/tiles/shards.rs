@@ -185,7 +185,7 @@ impl<'a> Shards<'a> {
                 (self.append(shard, entry)).map_err(|e| Error::io(&self.path(number), e))?;
             }
             state.next += 1;
-            let ended = state.next % self.per_shard == 0 || state.next == self.ranks.len();
+            let ended = state.next.is_multiple_of(self.per_shard) || state.next == self.ranks.len();
             if let Some(shard) = state.shard.take_if(|_| ended) {
                 self.finish(shard)
                     .map_err(|e| Error::io(&self.path(number), e))?;
