@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,52 @@ def slide(side: int) -> Path:
     return cached(f"slide-{side}.tif", make)
 
 
+def jp2k_slide(side: int) -> Path:
+    """The same blocks as Aperio's JPEG 2000 (33005), at its usual 1 byte a pixel."""
+
+    def make(path: Path) -> None:
+        import imagecodecs
+
+        blocks = [imagecodecs.jpeg8_decode(block) for block in _tissue_blocks()]
+        with ThreadPoolExecutor(threads()) as pool:
+            coded = list(
+                pool.map(partial(imagecodecs.jpeg2k_encode, level=38, codecformat="j2k"), blocks)
+            )
+        n = side // BLOCK
+        chosen = np.random.default_rng(0).integers(0, len(coded), n * n)
+        with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+            tiff.write(
+                (coded[i] for i in chosen),
+                shape=(n * BLOCK, n * BLOCK, 3),
+                dtype=np.uint8,
+                tile=(BLOCK, BLOCK),
+                photometric="rgb",
+                compression=33005,
+                metadata=None,
+                description="Aperio Image Library v1 |AppMag = 20|MPP = 0.5",
+            )
+
+    return cached(f"jp2k-{side}.svs", make)
+
+
+def striped(side: int) -> Path:
+    """The picture in strips of 16 rows, deflate, as microscopes without pyramids write."""
+
+    def make(path: Path) -> None:
+        pixels = tifffile.imread(slide(side))
+        tifffile.imwrite(
+            path,
+            pixels,
+            photometric="rgb",
+            compression="deflate",
+            predictor=True,
+            rowsperstrip=16,
+            maxworkers=threads(),
+        )
+
+    return cached(f"striped-{side}.tif", make)
+
+
 def _tissue_blocks() -> list[bytes]:
     def make(folder: Path) -> None:
         stfast.synthesize_visium_hd(folder, side_um=700, n_genes=100, umi_per_square=0.1)
@@ -191,14 +238,15 @@ def _save_tile(folder: Path, pixels: NDArray[np.uint8], i: int, xy: Iterable[flo
     Image.fromarray(pixels[y : y + 224, x : x + 224]).save(folder / f"{i:06}.png")
 
 
-def plain_jpeg(side: int) -> Path:
-    """A picture of ``side``² pixels that is one JPEG, as slides without pyramids are."""
+def plain_jpeg(side: int, *, markers: bool) -> Path:
+    """A picture of ``side``² pixels that is one JPEG, with a restart marker a row or without."""
 
     def make(path: Path) -> None:
         pixels = tifffile.imread(slide(-(-side // BLOCK) * BLOCK))[:side, :side]
-        Image.fromarray(pixels).save(path, "jpeg", quality=90)
+        rows = int(markers)
+        Image.fromarray(pixels).save(path, "jpeg", quality=90, restart_marker_rows=rows)
 
-    return cached(f"picture-{side}.jpg", make)
+    return cached(f"picture-{side}-{int(markers)}.jpg", make)
 
 
 def visium_hd(side_um: float) -> Path:

@@ -137,6 +137,7 @@ def pyvips_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pix
     """``Region.fetch``, an image a thread, with libvips's own cache of blocks."""
     import pyvips
 
+    pyvips.cache_set_max(0)  # or it would keep the last run's blocks
     size = out.shape[1]
 
     def cut(mine: range) -> None:
@@ -176,6 +177,72 @@ def zarr_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixel
     return out
 
 
+def tiffslide_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """``read_region`` of tiffslide, an open slide a thread."""
+    import tiffslide
+
+    size = out.shape[1]
+
+    def cut(mine: range) -> None:
+        with tiffslide.TiffSlide(path) as slide:
+            for i in mine:
+                x, y = corners[i].tolist()
+                out[i] = slide.read_region((x, y), 0, (size, size), as_array=True)[..., :3]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(cut, _by_thread(corners, threads)))
+    return out
+
+
+def fastslide_tiles(path: Path, corners: Corners, out: Pixels, threads: int) -> Pixels:
+    """``read_region`` of FastSlide, whose slides and cache are made for threads."""
+    import fastslide
+
+    size = out.shape[1]
+    slide = fastslide.FastSlide.from_file_path(str(path))
+
+    def cut(mine: range) -> None:
+        for i in mine:
+            x, y = corners[i].tolist()
+            out[i] = slide.read_region((x, y), 0, (size, size)).numpy()[..., :3]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(cut, _by_thread(corners, threads)))
+    return out
+
+
+def decode_jp2k(blocks: Sequence[bytes], threads: int) -> None:
+    """Decode JPEG 2000 streams and throw the pixels away: OpenJPEG's raw rate."""
+    import imagecodecs
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda block: imagecodecs.jpeg2k_decode(block) is None, blocks):
+            pass
+
+
+def inflate(strips: Sequence[bytes], size: int, threads: int) -> None:
+    """Inflate and sum differences, and throw the rows away: libdeflate's raw rate."""
+    import imagecodecs
+
+    def decode(strip: bytes) -> None:
+        rows = np.frombuffer(imagecodecs.deflate_decode(strip, out=size), dtype=np.uint8)
+        del rows
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode, strips))
+
+
+def paper_tiles(path: Path, corners: Corners, size: int, folder: Path) -> Path:
+    """STimage-1K4M's recipe: open, crop, save a PNG a spot, one after another."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as picture:
+        for i, (x, y) in enumerate(corners.tolist()):
+            picture.crop((x, y, x + size, y + size)).save(folder / f"{i}.png")
+    return folder
+
+
 def pillow_tiles(path: Path, corners: Corners, out: Pixels) -> Pixels:
     """A plain picture decoded by Pillow, then sliced."""
     from PIL import Image
@@ -189,6 +256,7 @@ def pyvips_whole(path: Path, corners: Corners, out: Pixels) -> Pixels:
     """A plain picture decoded by libvips in one pass, then sliced."""
     import pyvips
 
+    pyvips.cache_set_max(0)
     picture = pyvips.Image.new_from_file(str(path), access="sequential")
     return _slice(picture.numpy(), corners, out)
 

@@ -88,7 +88,7 @@ pub fn extract(
     Job::new(&windows, &plan, options, Target::Array(slots), watch).run(|_| true)
 }
 
-/// Tiles in the order in which [`write`] writes them: as their last blocks lie in
+/// Tiles in the order in which [`write()`] writes them: as their last blocks lie in
 /// the picture.
 pub fn order(windows: &Windows<'_>) -> Result<Vec<u32>> {
     let windows = windows.checked()?;
