@@ -9,6 +9,8 @@ SHELL := bash
 PYTHON ?= python3
 # More words for demo, test, test-all and bench: make test ARGS="-k tiles"
 ARGS ?=
+# Of each target of make fuzz.
+SECONDS_EACH ?= 60
 
 # The venv's tools come first, cmake among them; PyO3 and maturin ask the venv's Python.
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -18,11 +20,12 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
 DEPS := .venv/.deps
 EXTENSION := python/stfast/_core.abi3.so
-RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml -o -name build.rs)
+RUST := Cargo.toml Cargo.lock \
+    $(shell find rust/core rust/py -name '*.rs' -o -name '*.c' -o -name Cargo.toml)
 # In CI the committed lock file must be right as it is.
 LOCKED := $(if $(CI),--locked)
 
-.PHONY: help demo test test-all check fmt bench wheel docs dev clean
+.PHONY: help demo test test-all fuzz check fmt bench wheel docs dev clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +40,13 @@ test: $(EXTENSION)  ## Run the fast tests: cargo's, then pytest's
 test-all: $(EXTENSION)  ## Run every test, the slow ones too
 	@cargo test --quiet $(LOCKED) -p stfast-core
 	@pytest $(ARGS)
+
+fuzz: $(DEPS)  ## Fuzz each codec for a minute (needs cargo-fuzz; SECONDS_EACH=60)
+	@cd rust/fuzz && for target in $$(RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
+	    echo "fuzzing $$target"; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- \
+	        -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -timeout=20; \
+	done
 
 check: $(EXTENSION)  ## Check format, lints, types, stub and Rust docs; change nothing
 	cargo fmt --all --check

@@ -36,8 +36,10 @@ SLIDE_READERS: dict[str, Peer] = {
 class Work:
     """Spots on a picture, and arrays for our tiles and the peers', in memory before the race."""
 
-    def __init__(self, path: Path, centers: NDArray[np.float64], workers: int) -> None:
-        self.path, self.workers = path, workers
+    def __init__(
+        self, path: Path, centers: NDArray[np.float64], workers: int, *, exact: bool = True
+    ) -> None:
+        self.path, self.workers, self.exact = path, workers, exact
         self.order = np.random.default_rng(0).permutation(len(centers))
         self.centers = centers[self.order]
         self.corners = np.floor(centers - SIZE / 2 + 0.5).astype(np.int64)
@@ -60,7 +62,7 @@ class Work:
             name=name,
             needs=tuple(name.split(" + ")),
             threads=self.workers,
-            equal=self.alike if name == "fastslide" else None,
+            equal=None if self.exact and name != "fastslide" else self.alike,
             call=partial(SLIDE_READERS[name], self.path, self.corners, self.theirs, self.workers),
         )
 
@@ -78,7 +80,11 @@ class Work:
             np.testing.assert_array_equal(ours[at], theirs[i])
 
     def alike(self, ours: peers.Pixels, theirs: peers.Pixels) -> None:
-        """FastSlide upsamples chroma by another rule: single levels differ by up to 26."""
+        """Within 2 levels on average.
+
+        FastSlide upsamples chroma by another rule (single levels differ by up to 26), and
+        builds of OpenJPEG round in floating point as they like (by 1).
+        """
         for at, i in enumerate(self.order):
             difference = np.abs(ours[at].astype(np.int16) - theirs[i]).mean()
             assert difference < 2, f"mean difference of {difference:.2f} levels"
@@ -115,7 +121,7 @@ def one_thread(*, quick: bool) -> Case:
 
 def jp2k(*, quick: bool) -> Case:
     side, per_side = (1536, 5) if quick else (6144, 21)
-    work = Work(data.jp2k_slide(side), data.spots(side, per_side), threads())
+    work = Work(data.jp2k_slide(side), data.spots(side, per_side), threads(), exact=False)
     title = f"{per_side}² spots of {SIZE} px on a {side}² slide, JPEG 2000 blocks of 256²"
     names = ["openslide", "fastslide", "tiffslide", "tifffile"]
     raw = _raw_rates(peers.decode_jp2k, data.coded_blocks(work.path))

@@ -68,6 +68,19 @@ def test_a_jpeg_without_restart_markers_is_read_in_one_pass(tmp_path, options):
     assert_bands_equal_the_whole(path, "one pass")
 
 
+def test_a_restart_marker_may_stand_before_the_end(tmp_path):
+    """Hamamatsu's stripes have one after their last interval."""
+    stream = oracles.jpeg(oracles.picture(*LARGE), quality=80, restart_marker_rows=1)
+    path = tmp_path / "bands.jpg"
+    path.write_bytes(stream[:-2] + b"\xff\xd7" + stream[-2:])
+    assert_bands_equal_the_whole(path, "restart markers")
+
+
+def test_a_hamamatsu_stripe_has_one(real):
+    path = real("images/ndpi-stripe-restart-markers.jpg")
+    assert_bands_equal_the_whole(path, "restart markers")
+
+
 def test_restart_markers_that_are_missing_are_not_believed(tmp_path):
     stream = oracles.jpeg(oracles.picture(*LARGE), quality=80, restart_marker_rows=1)
     at = stream.index(b"\xff\xd3")

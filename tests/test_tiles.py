@@ -117,6 +117,22 @@ def test_many_overlapping_tiles_equal_the_oracle(files, name):
         np.testing.assert_array_equal(tile, oracles.tile(data, center, 24))
 
 
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 60))
+def test_parts_of_jpeg_blocks_are_those_of_the_whole(tmp_path_factory, subsampling, seed, size):
+    """Only the columns and rows that tiles show are decoded; they must be bit for bit the same."""
+    path = tmp_path_factory.getbasetemp() / f"parts-{subsampling}.tif"
+    if not path.exists():
+        arguments = {"level": 90, "subsampling": subsampling, "outcolorspace": "ycbcr"}
+        options = {"compression": "jpeg", "compressionargs": arguments, "tile": (128, 160)}
+        tifffile.imwrite(path, oracles.picture(300, 420), photometric="rgb", **options)
+    centers = np.random.default_rng(seed).uniform(0, 1, (3, 2)) * (420, 300)
+    found = at_any_workers(lambda n: extract_tiles(path, centers, size, workers=n))
+    data = oracles.pixels(path)
+    for tile, center in zip(found, centers, strict=True):
+        np.testing.assert_array_equal(tile, oracles.tile(data, center, size))
+
+
 # --- other sizes -------------------------------------------------------------------------------
 
 

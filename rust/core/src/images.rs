@@ -18,6 +18,7 @@ mod png;
 mod stream;
 mod webp;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +38,10 @@ pub use stream::{Stream, Turn};
 
 /// Bytes of a pixel that comes out: red, green, blue.
 pub const RGB: usize = 3;
+
+/// Most of a block, in percent, that is decoded as a part: what lies around it must be
+/// read all the same.
+const WORTH: usize = 80;
 
 /// A level that can be decoded, from any thread.
 #[derive(Debug)]
@@ -253,6 +258,46 @@ impl<'a> Blocks<'a> {
             .map_err(|fault| fault.at(level.file.path(), self.name(index)))?;
         level.place(block, block.width, None, got, samples, out);
         Ok((block.width * block.height) as u64)
+    }
+
+    /// Decodes the part of a block that is `wanted` (columns and rows of the level), or
+    /// all of it where that is as well: what came out comes back.
+    pub fn decode_part(
+        &self,
+        index: usize,
+        wanted: [Range<usize>; 2],
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+        watch: &Watch,
+    ) -> Result<(Block, u64)> {
+        let (whole, layout) = (self.block(index), &self.level.layout);
+        let part = wanted[0].len() * wanted[1].len();
+        let jpeg = layout.codec == Codec::Jpeg && matches!(self.access, Access::Grid);
+        let stored = !layout.planar && layout.lengths.get(index).is_some_and(|&n| n > 0);
+        if !jpeg || !stored || part > whole.width * whole.height * WORTH / 100 {
+            let decoded = self.decode(index, decoder, out, watch)?;
+            return Ok((whole, decoded));
+        }
+        watch.check()?;
+        let [x, y] = wanted;
+        let mut wanted = [
+            x.start - whole.x..x.end - whole.x,
+            y.start - whole.y..y.end - whole.y,
+        ];
+        self.read(index, layout.offsets[index], layout.lengths[index], decoder)?;
+        let (shape, samples) = (layout.stored_shape(whole), &mut decoder.samples);
+        let (tables, colour, part) = (&layout.tables, layout.colour, Some(&mut wanted));
+        let got = jpeg::decode(&decoder.coded, tables, colour, shape, part, samples)
+            .map_err(|fault| fault.at(self.level.file.path(), self.name(index)))?;
+        let [x, y] = wanted;
+        let block = Block {
+            x: whole.x + x.start,
+            y: whole.y + y.start,
+            width: x.end.min(whole.width) - x.start,
+            height: y.len(),
+        };
+        self.level.place(block, x.len(), None, got, samples, out);
+        Ok((block, (x.len() * y.len()) as u64))
     }
 
     /// Decodes what the file stores as a block, plane after plane.

@@ -109,9 +109,7 @@ impl Bands {
         join(&self.header, piece.height, coded, stream);
         let mut jpeg = Jpeg::of(&[], stream, layout.colour)?;
         jpeg.start()?;
-        if piece.above > 0 {
-            jpeg.skip(piece.above)?;
-        }
+        jpeg.skip(piece.above)?;
         let row = layout.width * jpeg.info.samples as usize;
         out.resize(row * rows, 0);
         jpeg.rows(out)?;
@@ -161,8 +159,10 @@ fn interval_starts(mut scan: Section, n: usize, watch: &Watch) -> Outcome<Option
                 Some(0 | 0xff) | None => {}
                 Some(_) => {
                     // Of one byte that stands before this buffer the end is one less.
-                    let end = at + next as u64;
-                    starts.push(end - 1);
+                    let end = at + next as u64 - 1;
+                    // Hamamatsu writes a marker after the last interval too.
+                    starts.pop_if(|start| *start == end);
+                    starts.push(end);
                     return Ok((starts.len() == n + 1).then_some(starts));
                 }
             }

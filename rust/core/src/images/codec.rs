@@ -147,10 +147,10 @@ impl Codecs {
     ) -> Result<Option<Got>, Fault> {
         let (tables, colour) = (&layout.tables, layout.colour);
         let got = match layout.codec {
-            Codec::Jpeg => jpeg::decode(coded, tables, colour, shape, out)?,
+            Codec::Jpeg => jpeg::decode(coded, tables, colour, shape, None, out)?,
             Codec::JpegScan => {
                 bands::join(tables, shape.height, coded, &mut self.scan);
-                jpeg::decode(&self.scan, &[], colour, shape, out)?
+                jpeg::decode(&self.scan, &[], colour, shape, None, out)?
             }
             Codec::Jp2k => jp2k::decode(coded, colour, shape, out)?,
             Codec::WebP => webp::decode(coded, shape, out)?,

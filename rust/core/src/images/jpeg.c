@@ -187,6 +187,14 @@ int stfast_jpeg_start(stfast_jpeg *self) {
   return self->warned;
 }
 
+/* Leaves out columns left and right of those wanted, and the work that they would be.
+ * Both numbers are widened to whole MCUs. */
+int stfast_jpeg_crop(stfast_jpeg *self, uint32_t *x, uint32_t *width) {
+  if (setjmp(self->escape)) return 1;
+  jpeg_crop_scanline(&self->jpeg, x, width);
+  return self->warned;
+}
+
 /* Bytes that have been read from the source but not taken yet. */
 size_t stfast_jpeg_left(const stfast_jpeg *self) { return self->source.bytes_in_buffer; }
 

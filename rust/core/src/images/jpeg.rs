@@ -12,6 +12,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{NonNull, null_mut};
 
 use super::Colour;
@@ -63,6 +64,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn stfast_jpeg_left(state: *const State) -> usize;
     fn stfast_jpeg_start(state: *mut State) -> c_int;
+    fn stfast_jpeg_crop(state: *mut State, x: *mut u32, width: *mut u32) -> c_int;
     fn stfast_jpeg_rows(state: *mut State, to: *mut u8, stride: usize, rows: u32) -> c_int;
     fn stfast_jpeg_skip(state: *mut State, rows: u32) -> c_int;
     fn stfast_jpeg_finish(state: *mut State) -> c_int;
@@ -73,6 +75,8 @@ pub(super) struct Jpeg<'a> {
     state: NonNull<State>,
     section: Option<Box<Section>>,
     pub(super) info: Info,
+    /// Pixels of a row that comes out.
+    row: usize,
     bytes: PhantomData<&'a [u8]>,
 }
 
@@ -110,6 +114,7 @@ impl<'a> Jpeg<'a> {
             state,
             section,
             info: Info::default(),
+            row: 0,
             bytes: PhantomData,
         })
     }
@@ -139,6 +144,7 @@ impl<'a> Jpeg<'a> {
             stfast_jpeg_header(state, tables, n_tables, bytes, n, read, user, space, info)
         };
         self.check(rc)?;
+        self.row = self.info.width as usize;
         if matches!(self.info.samples, 1 | 3 | 4) {
             return Ok(());
         }
@@ -176,18 +182,37 @@ impl<'a> Jpeg<'a> {
         self.check(rc)
     }
 
+    /// Leaves out columns beside `wanted`; those that come out instead.
+    ///
+    /// Upsampling looks at the column beside: a margin of an MCU keeps those wanted as
+    /// they are in the whole picture, bit for bit.
+    pub(super) fn crop(&mut self, wanted: Range<usize>) -> Result<Range<usize>, Fault> {
+        let mcu = self.info.mcu_width;
+        let end = (wanted.end as u32).saturating_add(mcu).min(self.info.width);
+        let mut x = (wanted.start as u32).saturating_sub(mcu);
+        let mut width = end - x;
+        // SAFETY: the state is alive and no row has been read; both numbers are ours.
+        let rc = unsafe { stfast_jpeg_crop(self.state.as_ptr(), &raw mut x, &raw mut width) };
+        self.check(rc)?;
+        self.row = width as usize;
+        Ok(x as usize..(x + width) as usize)
+    }
+
     /// Decodes as many rows as fit in `out`.
     pub(super) fn rows(&mut self, out: &mut [u8]) -> Result<(), Fault> {
-        let stride = self.info.width as usize * self.info.samples as usize;
+        let stride = self.row * self.info.samples as usize;
         let rows = (out.len() / stride) as u32;
-        // SAFETY: `out` holds `rows` rows of `stride` bytes, and libjpeg writes
-        // `width` pixels of `samples` bytes a row.
+        // SAFETY: `out` holds `rows` rows of `stride` bytes, and libjpeg writes `row`
+        // pixels of `samples` bytes a row.
         let rc = unsafe { stfast_jpeg_rows(self.state.as_ptr(), out.as_mut_ptr(), stride, rows) };
         self.check(rc)
     }
 
     /// Passes over rows.
     pub(super) fn skip(&mut self, rows: usize) -> Result<(), Fault> {
+        if rows == 0 {
+            return Ok(());
+        }
         // SAFETY: the state is alive and decoding.
         let rc = unsafe { stfast_jpeg_skip(self.state.as_ptr(), rows as u32) };
         self.check(rc)
@@ -223,24 +248,30 @@ unsafe extern "C" fn read_section(user: *mut c_void, to: *mut u8, n: usize) -> i
     }
 }
 
-/// Decodes a whole stream to rows of `shape.width` pixels.
+/// Decodes a stream to rows of pixels: all of them, or the part of `wanted`, which
+/// becomes the columns and rows that came out.
 pub(super) fn decode(
     stream: &[u8],
     tables: &[u8],
     colour: Colour,
     shape: Shape,
+    wanted: Option<&mut [Range<usize>; 2]>,
     out: &mut Vec<u8>,
 ) -> Result<Got, Fault> {
     let mut jpeg = Jpeg::of(tables, stream, colour)?;
-    shape.expect(
-        "a JPEG",
-        jpeg.info.width as usize,
-        jpeg.info.height as usize,
-    )?;
+    let (width, height) = (jpeg.info.width as usize, jpeg.info.height as usize);
+    shape.expect("a JPEG", width, height)?;
     jpeg.start()?;
-    let row = jpeg.info.width as usize * jpeg.info.samples as usize;
-    out.resize(row * jpeg.info.height as usize, 0);
+    let mut rows = 0..height;
+    if let Some([columns, wanted]) = wanted {
+        *columns = jpeg.crop(columns.clone())?;
+        jpeg.skip(wanted.start)?;
+        rows = wanted.clone();
+    }
+    out.resize(jpeg.row * jpeg.info.samples as usize * rows.len(), 0);
     jpeg.rows(out)?;
-    jpeg.finish()?;
+    if rows.end == height {
+        jpeg.finish()?;
+    }
     Ok(jpeg.got(colour))
 }

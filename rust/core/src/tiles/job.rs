@@ -1,6 +1,7 @@
 //! The sweep over the blocks that cuts all tiles of a call.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +16,7 @@ use super::shards::Shards;
 use super::window::{Window, Windows};
 use super::{Border, Options, Report};
 use crate::error::Result;
-use crate::images::{Blocks, Decoder, RGB, Stream, Turn};
+use crate::images::{Block, Blocks, Decoder, RGB, Stream, Turn};
 use crate::sweep::sweep;
 use crate::{Error, Watch};
 
@@ -37,7 +38,7 @@ pub(super) enum Target<'a> {
 enum Held {
     /// Not decoded yet, or let go.
     Nothing,
-    Pixels(Pixels),
+    Pixels(Pixels, Block),
     Bad,
 }
 
@@ -159,7 +160,7 @@ impl<'a> Job<'a> {
         let pixels = (block.width * block.height) as u64;
         self.pixels.fetch_add(pixels, Ordering::Relaxed);
         let held = match self.fetch(&mut worker.decoder, step) {
-            Ok(pixels) => Held::Pixels(pixels),
+            Ok((pixels, block)) => Held::Pixels(pixels, block),
             Err(fault @ (Error::Format { .. } | Error::Unsupported { .. }))
                 if self.options.lenient =>
             {
@@ -191,26 +192,50 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// The pixels of a step's block: from the cache, from a pass, or decoded.
-    fn fetch(&self, decoder: &mut Decoder, step: usize) -> Result<Pixels> {
+    /// The pixels of a step's block: from the cache, from a pass, or decoded; and what
+    /// part of it they are.
+    fn fetch(&self, decoder: &mut Decoder, step: usize) -> Result<(Pixels, Block)> {
         let (source, index) = self.plan.block(step);
         let blocks = &self.windows.sources[source];
-        let cache = self.options.cache;
+        let (whole, cache) = (blocks.block(index), self.options.cache);
         let kept = || cache.and_then(|cache| cache.get(blocks.level().id, index));
         let turn = match &self.streams[source] {
             Some((stream, first)) => Some(stream.turn(step - first, self.watch)?),
             None => None,
         };
         if let Some(pixels) = kept() {
-            return Ok(pixels);
+            return Ok((pixels, whole));
         }
         let mut buffer = lock(&self.spare).pop().unwrap_or_default();
-        let decoded = match turn {
-            Some(turn) => self.pass_to(turn, blocks, index, &mut buffer)?,
-            None => blocks.decode(index, decoder, &mut buffer, self.watch)?,
+        let (block, decoded) = match turn {
+            Some(turn) => (whole, self.pass_to(turn, blocks, index, &mut buffer)?),
+            // What is kept for other calls is kept whole.
+            None if cache.is_some() => (
+                whole,
+                blocks.decode(index, decoder, &mut buffer, self.watch)?,
+            ),
+            None => {
+                let wanted = self.wanted(step);
+                blocks.decode_part(index, wanted, decoder, &mut buffer, self.watch)?
+            }
         };
         self.decoded.fetch_add(decoded, Ordering::Relaxed);
-        Ok(self.keep(blocks, index, buffer))
+        Ok((self.keep(blocks, index, buffer), block))
+    }
+
+    /// The columns and rows of a step's block that some tile shows.
+    fn wanted(&self, step: usize) -> [Range<usize>; 2] {
+        let (source, index) = self.plan.block(step);
+        let block = self.windows.sources[source].block(index);
+        let (mut first, mut end) = ([usize::MAX; 2], [0; 2]);
+        for &tile in self.plan.tiles(step) {
+            let one = self.windows.at(tile as usize).within(block);
+            for (axis, one) in one.into_iter().enumerate() {
+                first[axis] = first[axis].min(one.start);
+                end[axis] = end[axis].max(one.end);
+            }
+        }
+        [first[0]..end[0], first[1]..end[1]]
     }
 
     /// Takes a pass to a block. With a cache, what it comes by is kept for later calls.
@@ -298,11 +323,11 @@ impl<'a> Job<'a> {
         for index in window.touched() {
             let step = self.plan.step(source, index);
             let pixels = match &*lock(&self.held[step]) {
-                Held::Pixels(pixels) => Some(Arc::clone(pixels)),
+                Held::Pixels(pixels, block) => Some((Arc::clone(pixels), *block)),
                 _ => None,
             };
             match pixels {
-                Some(pixels) => copied += window.copy(window.blocks.block(index), &pixels, out),
+                Some((pixels, block)) => copied += window.copy(block, &pixels, out),
                 None => self.mark_bad(tile, step, window, index, out),
             }
             self.let_go(step);
@@ -333,7 +358,7 @@ impl<'a> Job<'a> {
             return;
         }
         let held = std::mem::replace(&mut *lock(&self.held[step]), Held::Nothing);
-        if let Held::Pixels(pixels) = held
+        if let Held::Pixels(pixels, _) = held
             && let Ok(buffer) = Arc::try_unwrap(pixels)
         {
             let mut spare = lock(&self.spare);

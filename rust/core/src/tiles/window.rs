@@ -178,12 +178,19 @@ impl Window<'_> {
         rows.flat_map(move |row| cols.clone().map(move |col| row * across + col))
     }
 
+    /// The columns and rows of a block that it covers.
+    pub(super) fn within(&self, block: Block) -> [Range<usize>; 2] {
+        let [x, y] = self.inside();
+        [
+            overlap(&x, block.x, block.width),
+            overlap(&y, block.y, block.height),
+        ]
+    }
+
     /// Copies the part that lies in a decoded block into the window's rectangle;
     /// how many pixels that were.
     pub(super) fn copy(&self, block: Block, pixels: &[u8], to: &mut [u8]) -> usize {
-        let [x, y] = self.inside();
-        let x = overlap(&x, block.x, block.width);
-        let y = overlap(&y, block.y, block.height);
+        let [x, y] = self.within(block);
         let n = x.len() * y.len();
         for row in y {
             let from = ((row - block.y) * block.width + x.start - block.x) * RGB;

@@ -1,0 +1,4 @@
+//! Fuzzes the decoding of blocks by `Codec::Raw`; see `src/lib.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| stfast_fuzz::decode(stfast_core::images::Codec::Raw, data));
