@@ -42,10 +42,10 @@ test-all: $(EXTENSION)  ## Run every test, the slow ones too
 	@pytest $(ARGS)
 
 fuzz: $(DEPS)  ## Fuzz each codec for a minute (needs cargo-fuzz; SECONDS_EACH=60)
-	@cd rust/fuzz && for target in $$(RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
+	@export RUSTC_BOOTSTRAP=1; for target in $$(cargo fuzz list --fuzz-dir rust/fuzz); do \
 	    echo "fuzzing $$target"; \
-	    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- \
-	        -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -timeout=20; \
+	    cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target -- \
+	        -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -timeout=20 $(ARGS); \
 	done
 
 check: $(EXTENSION)  ## Check format, lints, types, stub and Rust docs; change nothing

@@ -26,13 +26,17 @@ def files(tmp_path_factory):
     """One picture in the forms that are decoded differently."""
     folder = tmp_path_factory.mktemp("tiles")
     data = oracles.picture(HEIGHT, WIDTH)
-    for codec in ("deflate", "lzw", "zstd", "jpeg"):
+    for codec in ("deflate", "lzw", "zstd", "jpeg", "packbits", "jpeg2000", "webp"):
         for name, grid in {"tiles": {"tile": (32, 32)}, "strips": {"rowsperstrip": 16}}.items():
             path = folder / f"{codec}-{name}.tif"
             tifffile.imwrite(path, data, photometric="rgb", compression=codec, **grid)
     tifffile.imwrite(folder / "raw-strip.tif", data, photometric="rgb")
     Image.fromarray(data).save(folder / "plain.png")
     Image.fromarray(data).save(folder / "plain.jpg")
+    Image.fromarray(data).save(folder / "plain.webp")
+    Image.fromarray(data).save(folder / "plain.jp2", tile_size=(64, 64))
+    tifffile.imwrite(folder / "deep.tif", data.astype(np.uint16), photometric="rgb", predictor=True,
+                     compression="lzw", tile=(32, 32))  # fmt: skip
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
@@ -46,8 +50,14 @@ def files(tmp_path_factory):
         "deflate-tiles.tif",
         "jpeg-strips.tif",
         "zstd-tiles.tif",
+        "packbits-strips.tif",
+        "jpeg2000-tiles.tif",
+        "webp-tiles.tif",
+        "deep.tif",
         "raw-strip.tif",
         "plain.jpg",
+        "plain.jp2",
+        "plain.webp",
         "plain.png",
     ],
 )
@@ -55,7 +65,7 @@ def test_a_file_that_was_cut_short_raises(files, tmp_path, name, share):
     content = files[name].read_bytes()
     path = tmp_path / name
     path.write_bytes(content[: int(len(content) * share)])
-    centers = [[x, y] for x in range(8, WIDTH, 16) for y in range(8, HEIGHT, 16)]
+    centers = [[x, y] for x in range(8, WIDTH + 8, 16) for y in range(8, HEIGHT, 16)]
     for workers in WORKERS:
         with pytest.raises(FormatError, match=name):
             extract_tiles(path, centers, 16, workers=workers)
@@ -82,8 +92,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("codec", ["deflate", "lzw", "zstd", "jpeg"])
+@pytest.mark.parametrize("codec", ["deflate", "lzw", "zstd", "jpeg", "jpeg2000", "webp"])
 def test_a_broken_stream_names_its_block_and_its_file(files, tmp_path, codec, change):
+    if change == "half" and codec in ("jpeg2000", "webp"):
+        pytest.skip("these codecs have nothing that tells zeros from data")
     path = damage(files, tmp_path / "broken.tif", f"{codec}-tiles.tif", CHANGES[change])
     for workers in WORKERS:
         with pytest.raises(FormatError, match=r"block 0,1: expected .*, got .*\(.*broken\.tif\)"):
@@ -241,6 +253,46 @@ def test_bent_files_raise_or_decode_but_never_crash(files, tmp_path, seed):
         bent=str(tmp_path / "bent.bin"),
     )
     assert json.loads(run_python(code, memory_gb=16, timeout=120)) == {}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Pictures of a million pixels that are one block: bands, passes, tiles within."""
+    folder = tmp_path_factory.mktemp("large")
+    data = oracles.picture(1040, 1010)
+    image = Image.fromarray(data)
+    image.save(folder / "bands.jpg", quality=60, restart_marker_rows=1)
+    image.save(folder / "pass.jpg", quality=60, progressive=True)
+    image.save(folder / "pass.png", compress_level=1)
+    image.save(folder / "tiles.jp2", tile_size=(256, 256), quality_layers=[40])
+    for codec in ("deflate", "lzw", "zstd", "packbits"):
+        options = {"photometric": "rgb", "compression": codec, "rowsperstrip": 1040}
+        tifffile.imwrite(folder / f"{codec}.tif", data, **options)
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("seed", "rounds"), [(3, 150), pytest.param(4, 3000, marks=pytest.mark.slow)]
+)
+def test_bent_pictures_of_one_block_never_crash(large, tmp_path, seed, rounds):
+    code = MUTATE.format(
+        seed=seed,
+        rounds=rounds,
+        paths=[str(p) for p in large.values()],
+        bent=str(tmp_path / "bent.bin"),
+    )
+    assert json.loads(run_python(code, memory_gb=16, timeout=250)) == {}
+
+
+@pytest.mark.slow
+def test_many_more_bent_files_never_crash(files, tmp_path):
+    code = MUTATE.format(
+        seed=5,
+        rounds=20_000,
+        paths=[str(p) for p in files.values()],
+        bent=str(tmp_path / "bent.bin"),
+    )
+    assert json.loads(run_python(code, memory_gb=16, timeout=280)) == {}
 
 
 # --- headers that lie ---------------------------------------------------------------------------

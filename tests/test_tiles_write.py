@@ -395,3 +395,38 @@ def test_npy_bytes_have_numpys_header(path, tmp_path):
     stream = io.BytesIO()
     np.save(stream, extract_tiles(path, [[50, 50]], 12)[0])
     assert (output / "0.npy").read_bytes() == stream.getvalue()
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+PEAK = """
+import itertools, resource, sys
+import numpy as np
+from stfast import write_tiles
+path, side, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+at = np.arange(112, side - 111, 64.0)
+centers = np.array(list(itertools.product(at, at)))
+write_tiles(path, centers[:4], output + "-warm", container="wds")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+write_tiles(path, np.random.default_rng(0).permutation(centers), output, container="wds")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_when_the_slide_grows_fourfold(tmp_path):
+    """Overlapping tiles of a slide and of one of four times its area: the front is all there is."""
+    peaks = []
+    for side in (2048, 4096):
+        path = tmp_path / f"{side}.tif"
+        options = {"photometric": "rgb", "compression": "jpeg", "tile": (256, 256)}
+        tifffile.imwrite(path, oracles.picture(side, side), **options)
+        words = [sys.executable, "-c", PEAK, str(path), str(side), str(tmp_path / f"out-{side}")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+    delivered = ((4096 - 223) // 64 + 1) ** 2 * 224**2 * 3 / 2**20
+    print(f"{peaks} MB beside {delivered:.0f} MB of tiles")
+    assert peaks[1] < delivered / 8
+    assert peaks[1] < 2.5 * max(peaks[0], 10)

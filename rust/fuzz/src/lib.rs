@@ -13,7 +13,7 @@ pub fn decode(codec: Codec, data: &[u8]) {
         return;
     };
     // Every tenth layout is large enough to be looked into, and read in one pass.
-    let scale = if flags % 10 == 9 { 64 } else { 1 };
+    let scale = if flags % 10 == 9 { 8 } else { 1 };
     let (width, height) = ((usize::from(width) + 1) * scale, (usize::from(height) + 1) * scale);
     let planar = flags & 1 != 0;
     let samples = usize::from(flags >> 1 & 3) + 1;
