@@ -54,7 +54,7 @@ MAY_IMPORT_TORCH = ("loader.py", "learn/")
 def sources(*folders: str, suffixes: tuple[str, ...] = (".py", ".pyi", ".rs")) -> list[Path]:
     """Every source file below the folders."""
     found = (f for folder in folders for f in sorted((ROOT / folder).rglob("*")))
-    return [f for f in found if f.suffix in suffixes]
+    return [f for f in found if f.suffix in suffixes and "target" not in f.parts]
 
 
 PYTHON = sources("python/stfast", "tests", "benches", "tools", suffixes=(".py", ".pyi"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 import oracles
 import stfast
-from conftest import all_pixels
+from conftest import all_pixels, alone
 from oracles import at_any_workers
 from stfast import FormatError, extract_tiles, open_image
 
@@ -263,6 +263,33 @@ def test_microns_per_pixel_come_from_ome(tmp_path):
     image = open_image(path)
     assert image.mpp == pytest.approx(0.5)
     assert image.mpp_source == "ome"
+
+
+PHILIPS = """<DataObject ObjectType="DPUfsImport"><Attribute Name="DICOM_PIXEL_SPACING"
+Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">&quot;0.00025&quot; &quot;0.00025&quot;
+</Attribute></DataObject>"""
+
+
+def test_microns_per_pixel_come_from_philips(tmp_path):
+    path = tmp_path / "philips.tiff"
+    options = {"software": "Philips DP v1.0", "description": PHILIPS, "metadata": None}
+    tifffile.imwrite(path, oracles.picture(64, 64), photometric="rgb", tile=(32, 32), **options)
+    image = open_image(path)
+    assert (image.mpp, image.mpp_source) == (pytest.approx(0.25), "philips")
+
+
+def test_a_pyramid_of_pages_has_levels(tmp_path):
+    """As COG and libtiff have them: reduced pages beside the full one."""
+    path = tmp_path / "cog.tif"
+    data = oracles.picture(256, 192)
+    with tifffile.TiffWriter(path) as tiff:
+        for step in (1, 2, 4):
+            kind = {"subfiletype": int(step > 1), "tile": (64, 64), "photometric": "rgb"}
+            tiff.write(data[::step, ::step], compression="deflate", metadata=None, **kind)
+    image = open_image(path)
+    assert [level.downsample for level in image.levels] == [(1, 1), (2, 2), (4, 4)]
+    for level, step in zip(image.levels, (1, 2, 4), strict=True):
+        np.testing.assert_array_equal(all_pixels(alone(image, level)), data[::step, ::step])
 
 
 def test_microns_per_pixel_come_from_a_plain_pictures_resolution(tmp_path):

@@ -336,7 +336,7 @@ BROKEN = {
     "overview cut": (cut(HIRES, 200), HIRES.name, "expected a picture"),
     "overview of text": (say(HIRES, b"x"), HIRES.name, "expected a picture"),
     "picture cut": (cut(PICTURE, 200), PICTURE.name, "expected an image header"),
-    "picture of text": (say(PICTURE, b"hello"), PICTURE.name, "expected a TIFF, JPEG or PNG"),
+    "picture of text": (say(PICTURE, b"hello"), PICTURE.name, "expected a TIFF, JPEG, PNG"),
 }
 
 
