@@ -16,6 +16,7 @@ import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+import tifffile
 from PIL import Image
 
 import oracles
@@ -111,6 +112,25 @@ def alone(image, level):
     """An image of one level of another."""
     level = dataclasses.replace(level, downsample=(1.0, 1.0))
     return stfast.SlideImage(image.path, image.kind, (level,))
+
+
+@pytest.fixture(scope="session")
+def damageable(tmp_path_factory):
+    """One picture in the forms that are decoded differently."""
+    folder = tmp_path_factory.mktemp("tiles")
+    data = oracles.picture(90, 130)
+    for codec in ("deflate", "lzw", "zstd", "jpeg", "packbits", "jpeg2000", "webp"):
+        for name, grid in {"tiles": {"tile": (32, 32)}, "strips": {"rowsperstrip": 16}}.items():
+            path = folder / f"{codec}-{name}.tif"
+            tifffile.imwrite(path, data, photometric="rgb", compression=codec, **grid)
+    tifffile.imwrite(folder / "raw-strip.tif", data, photometric="rgb")
+    Image.fromarray(data).save(folder / "plain.png")
+    Image.fromarray(data).save(folder / "plain.jpg")
+    Image.fromarray(data).save(folder / "plain.webp")
+    Image.fromarray(data).save(folder / "plain.jp2", tile_size=(64, 64))
+    tifffile.imwrite(folder / "deep.tif", data.astype(np.uint16), photometric="rgb", predictor=True,
+                     compression="lzw", tile=(32, 32))  # fmt: skip
+    return {path.name: path for path in sorted(folder.iterdir())}
 
 
 # --- the command line ---------------------------------------------------------------------------

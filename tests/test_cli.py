@@ -178,14 +178,14 @@ def test_an_error_is_one_line_and_leaves_nothing(
     assert [path for path in tree(tmp_path) if path != "d"] == before
 
 
-def test_an_error_leaves_an_earlier_output_as_it_was(stfast_says, picture, tmp_path):
-    cut, output = picture[0].with_name("cut.png"), tmp_path / "t.npy"
-    cut.write_bytes(picture[0].read_bytes()[:2000])
-    output.write_text("precious")
-    output.with_suffix(".csv").write_text("and this")
-    assert_refused(stfast_says("tile", cut, "--spots", picture[1], "-o", output), "cut.png")
-    assert output.read_text() == "precious"
-    assert output.with_suffix(".csv").read_text() == "and this"
+def test_an_earlier_output_is_not_overwritten(stfast_says, picture, tmp_path):
+    output = tmp_path / "t.npy"
+    for existing in (output, output.with_suffix(".csv")):
+        existing.write_text("precious")
+        said = stfast_says("tile", picture[0], "--spots", picture[1], "-o", output)
+        assert_refused(said, "expected nothing there yet")
+        assert existing.read_text() == "precious"
+        existing.unlink()
 
 
 def test_the_table_of_spots_is_not_overwritten_by_that_of_tiles(stfast_says, picture):

@@ -85,3 +85,19 @@ def test_tile_lays_a_grid_over_tissue(found, tmp_path):
     assert said["tiles"] == 4
     with Image.open(tmp_path / "tiles/r1_c2.png") as tile:
         np.testing.assert_array_equal(np.asarray(tile), picture[50:100, 100:150])
+
+
+def test_windows_all_outside_are_written_and_said(found, picture, tmp_path):
+    table = tmp_path / "far.csv"
+    table.write_text("spot,x,y\na,-90000,-90000\n")
+    words = ["--format", "wds", "--size", 8, "-o", tmp_path / "tiles"]
+    said = found("tile", picture[0], "--spots", table, *words)
+    assert (said["tiles"], said["outside"], said["share_of_codec"]) == (1, 1, None)
+
+
+def test_radii_that_differ_are_refused(stfast_says, picture, tmp_path):
+    table = tmp_path / "radii.csv"
+    table.write_text("spot,xaxis,yaxis,r\na,50,50,10\nb,60,60,11\n")
+    status, _, err = stfast_says("tile", picture[0], "--spots", table, "-o", tmp_path / "t.npy")
+    assert status == 1
+    assert "radii.csv: expected one radius for all spots" in err

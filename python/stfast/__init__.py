@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from stfast.loader import Batch, TileLoader
     from stfast.readers import read, read_st, read_visium_hd
     from stfast.synthetic import synthesize_visium_hd
-    from stfast.tiles import TileReport, extract_tiles, thumbnail, tissue_grid, write_tiles
+    from stfast.tiles import TileReport, extract_tiles, thumbnail, tissue_grid
+    from stfast.tiles._write import write_tiles
 
 __all__ = [
     "Batch",
@@ -55,7 +56,7 @@ _HOMES = {
     "synthesize_visium_hd": "synthetic",
     "thumbnail": "tiles",
     "tissue_grid": "tiles",
-    "write_tiles": "tiles",
+    "write_tiles": "tiles._write",
 }
 
 

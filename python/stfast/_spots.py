@@ -78,13 +78,21 @@ def _of_table(image: SlideImage, table: Path) -> Spots:
         raise FormatError(f"{table}: expected columns x, y or xaxis, yaxis, got {rows.columns}")
     named = rows.columns[0] not in ("x", "y", "xaxis", "yaxis", "r")
     names = rows.to_series(0) if named else pl.Series(range(len(rows)))
-    radius = rows["r"].to_numpy().max() if "r" in rows.columns and len(rows) else None
+    radius = _radius(rows, table) if "r" in rows.columns and len(rows) else None
     return Spots(
         image=image,
         names=names.cast(pl.String).to_list(),
         centers=_check.points(rows.select(pairs[0]).to_numpy(), str(table)),
-        diameter=None if radius is None else 2 * float(radius),
+        diameter=None if radius is None else 2 * radius,
     )
+
+
+def _radius(rows: pl.DataFrame, table: Path) -> float:
+    """The one radius of a slide's spots."""
+    radii = rows["r"].unique().to_list()
+    if len(radii) != 1:
+        raise FormatError(f"{table}: expected one radius for all spots, got {radii[:3]} and more")
+    return _check.positive(radii[0], f"{table}: r", "pixels")
 
 
 def _read_table(table: Path) -> pl.DataFrame:

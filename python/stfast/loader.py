@@ -14,7 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -179,9 +179,9 @@ class TileLoader:
                 for batch in range(len(self)):
                     ahead.append(thread.submit(outlet.put, epoch, batch))
                     if len(ahead) > self.prefetch:
-                        yield outlet.take(ahead.popleft().result())
+                        yield outlet.take(_wait(ahead.popleft()))
                 while ahead:
-                    yield outlet.take(ahead.popleft().result())
+                    yield outlet.take(_wait(ahead.popleft()))
             finally:
                 outlet.stopped.set()
                 thread.shutdown(wait=False, cancel_futures=True)
@@ -225,6 +225,17 @@ class TileLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_cache": None}
+
+
+def _wait(future: Future[Any]) -> Any:
+    """A future's result, with looks at signals in between.
+
+    Where another library's signal handler restarts system calls (polars' does), Ctrl-C
+    would not end a wait without a limit.
+    """
+    while not wait([future], timeout=0.1).done:
+        pass
+    return future.result()
 
 
 @dataclass(frozen=True)

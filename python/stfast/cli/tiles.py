@@ -92,8 +92,6 @@ def _job(said: SimpleNamespace) -> "Job":
 
     chosen = _spots(said)
     span = span_in_pixels(chosen.image, said.span, said.span_um)
-    if said.spots is not None and said.output.with_suffix(".csv").resolve() == said.spots.resolve():
-        raise ValueError(f"output: expected a name other than that of the spots, got {said.output}")
     return prepare(
         chosen.image,
         chosen.centers,
@@ -152,7 +150,7 @@ def _say_estimate(job: "Job", estimate: int) -> None:
 
 def _found(job: "Job", report: "TileReport", estimate: int, seconds: float) -> dict[str, Any]:
     """The line of truth: what was done, how much of it was needed, how fast it could be."""
-    raw = job.codec_rate() if report.written else None
+    raw = (job.codec_rate() or None) if report.written else None
     rate = report.decoded / seconds
     return {
         "output": str(job.output),

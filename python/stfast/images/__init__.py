@@ -11,7 +11,7 @@ named ``.png`` that are JPEG or TIFF are common.
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -185,12 +185,13 @@ class SlideImage:
         return read_rectangle(self, location, level, size, fill=fill, workers=workers)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        given = self.mpp if self.mpp_source == "given" else None
-        return _reopen, (self.path, self.channels, given)
+        return _reopen, (self.path, self.channels, self.mpp, self.mpp_source)
 
 
-def _reopen(path: Path, channels: tuple[int, ...] | None, mpp: float | None) -> SlideImage:
-    return open_image(path, channels=channels, mpp=mpp)
+def _reopen(
+    path: Path, channels: tuple[int, ...] | None, mpp: float | None, source: str | None
+) -> SlideImage:
+    return replace(open_image(path, channels=channels), mpp=mpp, mpp_source=source)
 
 
 def open_image(
@@ -234,8 +235,9 @@ def open_image(
     ValueError
         There is no such channel, or ``mpp`` is not positive.
     """
-    path = Path(path)
-    channels = None if channels is None else tuple(int(channel) for channel in channels)
+    path = Path(path).absolute()
+    if channels is not None:
+        channels = tuple(_check.integers(channels, "channels").tolist())
     with path.open("rb") as file:
         start = file.read(12)
     try:

@@ -98,6 +98,12 @@ def _decode_planes(
         offset, length = int(header.offsets[at]), int(header.lengths[at])
         if not length:
             return None
+        there = os.fstat(source).st_size
+        if offset + length > there:
+            raise FormatError(
+                f"block {at}: expected {length} bytes at offset {offset}, "
+                f"got a file of {there} bytes ({path})"
+            )
         coded = os.pread(source, length, offset)
         parts.append(_decode_block(page, path, coded, at % len(page.dataoffsets)))
     whole: NDArray[np.uint8] = np.concatenate(parts, axis=-1)

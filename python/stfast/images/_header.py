@@ -18,9 +18,10 @@ class Header:
 
     ``offsets`` and ``lengths`` locate the blocks in the file, in bytes, row by
     row of the grid; where samples are stored in planes, plane by plane. A block
-    that the file leaves out has length 0. ``pick`` says which sample becomes
-    red, green and blue, ``chroma`` how many columns and rows share a chroma
-    sample. ``codec`` is ``"imagecodecs"`` where the native module has none.
+    that the file leaves out has length 0. ``pick`` says which samples are shown as
+    red, green and blue (``None``: what they mean), ``chroma`` how many columns and
+    rows share a chroma sample. ``codec`` is ``"imagecodecs"`` where the native
+    module has none.
     """
 
     width: int
@@ -38,7 +39,7 @@ class Header:
     big_endian: bool = False
     differenced: bool = False
     chroma: tuple[int, int] = (1, 1)
-    pick: tuple[int, int, int] = (0, 1, 2)
+    pick: tuple[int, int, int] | None = None
     palette: bytes = field(default=b"", repr=False)
     tables: bytes = field(default=b"", repr=False)
     page: int = 0

@@ -35,7 +35,8 @@ _BYTES = ("raw", "lzw", "deflate", "packbits", "zstd")
 _APERIO_YCBCR = 33003
 _COLOURS = {0: "grey-inverted", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}
 
-_COLOUR_MAP, _CHROMA, _COEFFICIENTS, _BLACK_WHITE = 320, 530, 529, 532
+_ROWS_PER_STRIP, _COLOUR_MAP = 278, 320
+_CHROMA, _COEFFICIENTS, _BLACK_WHITE = 530, 529, 532
 _BT601 = (0.299, 0.587, 0.114)
 _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 
@@ -48,13 +49,28 @@ def tiff_levels(
 ) -> list[Header]:
     """The first series' levels, from the largest on."""
     levels = tiff.series[0].levels
-    pages = [[page.aspage() for page in level.pages if page is not None] for level in levels]
+    pages = [_pages_of(level, path) for level in levels]
     return [
         _one_page(level[0], path, channels)
         if len(level) == 1
         else _many_pages(tiff, level, path, channels)
         for level in pages
     ]
+
+
+def _pages_of(level: tifffile.TiffPageSeries, path: Path) -> list[tifffile.TiffPage]:
+    """A level's pages, all of which must be in this file and in its list of pages."""
+    if level.is_truncated:
+        raise NotImplementedError(
+            f"{path}: expected a page for each plane, got {level.shape} in one"
+        )
+    pages = [page.aspage() for page in level.pages if page is not None]
+    others = {page.parent.filehandle.path for page in pages} - {pages[0].parent.filehandle.path}
+    if others:
+        raise NotImplementedError(
+            f"{path}: expected all pages in one file, got some in {others.pop()}"
+        )
+    return pages
 
 
 def _one_page(page: tifffile.TiffPage, path: Path, channels: Sequence[int] | None) -> Header:
@@ -68,7 +84,7 @@ def _one_page(page: tifffile.TiffPage, path: Path, channels: Sequence[int] | Non
             )
         return header
     _check_channels(channels, header.samples, path)
-    return dataclasses.replace(header, colour="channels", pick=picked(channels))
+    return dataclasses.replace(header, pick=picked(channels))
 
 
 def _many_pages(
@@ -93,7 +109,6 @@ def _many_pages(
     headers = [first, *others]
     return dataclasses.replace(
         first,
-        colour="channels",
         samples=len(headers),
         planar=True,
         pick=picked(range(len(headers))),
@@ -165,7 +180,6 @@ def _page_header(page: tifffile.TiffPage, path: Path) -> Header:
         differenced=int(page.predictor) == 2 and codec in _BYTES,
         colour=colour,
         chroma=chroma,
-        pick=(0, 0, 0) if colour.startswith("grey") else (0, 1, 2),
         palette=_palette(page, path) if colour == "palette" else b"",
         tables=(page.jpegheader or b"") if scans else tables,
         offsets=offsets,
@@ -259,7 +273,9 @@ def _blocks(
     offsets = np.asarray(page.dataoffsets, dtype=np.uint64)
     lengths = np.asarray(page.databytecounts, dtype=np.uint64)
     height = page.imagelength
-    rows = min(page.rowsperstrip or height, height)
+    rows = int(page.tags.valueof(_ROWS_PER_STRIP, 0)) or height
+    # A last strip may be stored whole; a number out of all proportion means "one strip".
+    rows = rows if rows <= 2 * height + 16 else height
     shared = int(page.photometric) == 6
     if page.is_tiled or codec != "raw" or int(page.predictor) != 1 or rows < height or shared:
         return offsets, lengths, rows

@@ -19,6 +19,7 @@ from stfast.images import SlideImage
 from stfast.tiles._grid import tissue_grid
 from stfast.tiles._report import TileReport, report_of
 from stfast.tiles._windows import (
+    LARGEST_SPAN,
     Border,
     Filter,
     Mode,
@@ -33,7 +34,6 @@ from stfast.tiles._windows import (
     style,
     tile_side,
 )
-from stfast.tiles._write import write_tiles
 
 __all__ = [
     "Places",
@@ -46,7 +46,6 @@ __all__ = [
     "thumbnail",
     "tile_side",
     "tissue_grid",
-    "write_tiles",
 ]
 
 Image = str | os.PathLike[str] | SlideImage
@@ -228,7 +227,8 @@ def thumbnail(
     image = image_of(image, None)
     longest = _check.at_least_one(longest, "longest")
     height, width = image.shape
-    size = 256
+    # Pieces of 256 pixels, or smaller ones where their windows would be too large.
+    size = max(1, min(256, LARGEST_SPAN * longest // max(height, width)))
     span = max(size, int(np.ceil(size * max(height, width) / longest)))
     down, across = -(-height // span), -(-width // span)
     top, left = np.indices((down, across)).reshape(2, -1) * span

@@ -134,7 +134,7 @@ def prepare(
         container=kind,
         encoding=coding,
         quality=_quality(quality),
-        per_shard=_check.at_least_one(shard_size, "shard_size"),
+        per_shard=min(_check.at_least_one(shard_size, "shard_size"), max(len(windows), 1)),
         workers=_check.workers(workers),
     )
 
@@ -165,7 +165,12 @@ def _quality(quality: int) -> int:
 
 
 def _named(names: Sequence[str] | None, n: int) -> pl.Series:
-    series = pl.Series("spot", range(n) if names is None else list(names)).cast(pl.String)
+    try:
+        series = pl.Series("spot", range(n) if names is None else list(names)).cast(pl.String)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"names: expected texts, got {error}") from error
+    if series.null_count():
+        raise ValueError(f"names: expected texts, got {series.null_count()} missing ones")
     if len(series) != n:
         raise ValueError(f"names: expected {n}, got {len(series)}")
     if series.n_unique() != n:
@@ -178,7 +183,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     """All that the bytes of the output depend on."""
     windows = job.windows
     spots = hashlib.blake2b(digest_size=16)
-    for array in (windows.left, windows.top, windows.width, windows.height):
+    for array in (job.centers, windows.left, windows.top, windows.width, windows.height):
         spots.update(array.tobytes())
     spots.update("\0".join(job.names).encode())
     return {

@@ -154,6 +154,9 @@ def rectangle(
     image: SlideImage, location: tuple[float, float], number: int, size: tuple[int, int]
 ) -> Windows:
     """One window of any shape in a level of choice, its corner at the nearest pixel."""
+    n = len(image.levels)
+    if not _check.is_whole(number) or not -n <= number < n:
+        raise IndexError(f"{image.path}: expected a level from 0 to {n - 1}, got {number!r}")
     level = image.levels[number]
     corner = _check.points([location], "location") / level.downsample
     sides = [_check.at_least_one(side, "size") for side in size]

@@ -173,6 +173,9 @@ def _write_array(job: Job, *, resume: bool, progress: Callable[[int], object] | 
         raise ValueError("resume: expected wds, zarr or folder, got npy, which is one piece")
     output = job.output
     table = output.with_suffix(".csv")
+    for path in (output, table):
+        if path.exists():
+            raise FileExistsError(17, "expected nothing there yet", str(path))
     shape = (len(job.windows), *job.windows.tile_shape(), 3)
     with whole(output) as partial, whole(table) as partial_table:
         tiles = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)

@@ -112,21 +112,18 @@ impl Level {
     fn place(
         &self,
         block: Block,
-        stored_width: usize,
         plane: Option<usize>,
-        mut got: Got,
+        got: Got,
         samples: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) {
-        if self.layout.colour == Colour::Channels {
-            got.colour = Colour::Channels;
-        }
         let to = Placement {
-            widths: [block.width, stored_width],
+            width: block.width,
             got,
             pick: self.layout.pick,
             palette: &self.layout.palette,
             plane,
+            planes: self.layout.plane_pick(),
         };
         let bytes = block.width * block.height * RGB;
         if to.is_identity() && samples.len() >= bytes {
@@ -142,7 +139,8 @@ impl Level {
         }
         to.place(samples, out);
         let last = plane.is_some_and(|plane| plane + 1 == self.layout.samples);
-        if last && matches!(self.layout.colour, Colour::YCbCr { .. }) {
+        let meant = self.layout.pick.is_none();
+        if last && meant && matches!(self.layout.colour, Colour::YCbCr { .. }) {
             pixels::convert_ycbcr(out);
         }
     }
@@ -230,7 +228,7 @@ impl<'a> Blocks<'a> {
                 let (coded, scan) = (&decoder.coded, &mut decoder.scan);
                 let samples = &mut decoder.samples;
                 let got = bands.decode(&level.layout, &piece, coded, scan, block.height, samples);
-                level.place(block, block.width, None, got.map_err(fault)?, samples, out);
+                level.place(block, None, got.map_err(fault)?, samples, out);
                 Ok((block.width * piece.height) as u64)
             }
             Access::Jp2k { .. } => self.decode_within(index, block, decoder, out),
@@ -256,7 +254,7 @@ impl<'a> Blocks<'a> {
         let got = jp2k::Jp2k::open(&mut section, length)
             .and_then(|picture| picture.decode(Some(index), colour, shape, samples))
             .map_err(|fault| fault.at(level.file.path(), self.name(index)))?;
-        level.place(block, block.width, None, got, samples, out);
+        level.place(block, None, got, samples, out);
         Ok((block.width * block.height) as u64)
     }
 
@@ -296,7 +294,7 @@ impl<'a> Blocks<'a> {
             width: x.end.min(whole.width) - x.start,
             height: y.len(),
         };
-        self.level.place(block, x.len(), None, got, samples, out);
+        self.level.place(block, None, got, samples, out);
         Ok((block, (x.len() * y.len()) as u64))
     }
 
@@ -316,10 +314,12 @@ impl<'a> Blocks<'a> {
         for plane in 0..n_planes {
             let stored = plane * n_blocks + index;
             let (offset, length) = (layout.offsets[stored], layout.lengths[stored]);
-            let unused = layout.planar && !layout.pick.contains(&(plane as u8));
+            let unused = layout.planar && !layout.plane_pick().contains(&(plane as u8));
             if length == 0 || unused {
                 if plane == 0 {
-                    out.fill(0);
+                    let blank = layout.blank();
+                    out.chunks_exact_mut(RGB)
+                        .for_each(|rgb| rgb.copy_from_slice(&blank));
                 }
                 continue;
             }
@@ -331,7 +331,7 @@ impl<'a> Blocks<'a> {
             let got = got.map_err(|fault| fault.at(level.file.path(), self.name(index)))?;
             let got = got.unwrap_or_else(|| settle(layout, shape, samples));
             let plane = layout.planar.then_some(plane);
-            level.place(block, shape.width, plane, got, samples, out);
+            level.place(block, plane, got, samples, out);
         }
         Ok((shape.width * shape.height) as u64)
     }

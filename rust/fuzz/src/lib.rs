@@ -32,7 +32,7 @@ pub fn decode(codec: Codec, data: &[u8]) {
         codec,
         differenced: chroma & 64 != 0,
         colour: colour(chroma),
-        pick: [0, 1, 2],
+        pick: (flags & 64 != 0).then_some([0, 1, 2]),
         palette: vec![7; 768],
         tables: tables.iter().take(600).copied().collect(),
         offsets: vec![0; planes],
@@ -50,7 +50,6 @@ fn colour(chroma: u8) -> Colour {
         3 => Colour::Palette,
         4 => Colour::Cmyk { inverted: false },
         5 => Colour::YCbCr { across, down },
-        6 => Colour::Channels,
         _ => Colour::Stream,
     }
 }

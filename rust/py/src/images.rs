@@ -30,7 +30,7 @@ struct Header<'py> {
     differenced: bool,
     colour: String,
     chroma: [u8; 2],
-    pick: Pick,
+    pick: Option<Pick>,
     palette: Vec<u8>,
     tables: Vec<u8>,
     offsets: PyReadonlyArray1<'py, u64>,
@@ -102,7 +102,6 @@ fn colour(word: &str, [across, down]: [u8; 2]) -> PyResult<Colour> {
         "palette" => Colour::Palette,
         "cmyk" => Colour::Cmyk { inverted: false },
         "ycbcr" => Colour::YCbCr { across, down },
-        "channels" => Colour::Channels,
         "stream" => Colour::Stream,
         _ => {
             let words = "one that Rust knows";

@@ -7,17 +7,20 @@
 use std::io::BufReader;
 use std::sync::Arc;
 
-use super::bands::{Bands, TARGET, rows_of_band};
+use super::bands::{Bands, rows_of_band};
 use super::codec::Codec;
 use super::jp2k::Jp2k;
 use super::jpeg::Jpeg;
-use super::{Layout, Level, RGB, png};
+use super::{Layout, Level, png};
 use crate::Watch;
 use crate::error::Result;
 use crate::io::Section;
 
 /// Pixels from which on a single block is looked into.
 const LARGE: usize = 1 << 20;
+
+/// Rows of a pass's band, of pictures that are not tall.
+const ROWS: usize = 128;
 
 /// Rows that all ways of sharing chroma between rows divide.
 const UNIT: usize = 16;
@@ -41,6 +44,9 @@ impl Access {
         let large = layout.width.saturating_mul(layout.height) >= LARGE;
         let found = match layout.codec {
             _ if !large || !layout.is_one_block() => Self::Grid,
+            // A stream a plane: what is within one is not within the others.
+            Codec::Jpeg if layout.planar => Self::stream(layout),
+            Codec::Jp2k if layout.planar => Self::Grid,
             Codec::Jpeg => Self::of_jpeg(level, watch)?,
             Codec::Jp2k => Self::of_jp2k(level),
             Codec::Png => Self::of_png(level),
@@ -70,8 +76,7 @@ impl Access {
     }
 
     fn stream(layout: &Layout) -> Self {
-        let rows = (TARGET / (layout.width * RGB) / UNIT).max(1) * UNIT;
-        let rows = rows.min(rows_of_band(layout.width, layout.height, UNIT));
+        let rows = rows_of_band(layout.width, layout.height, UNIT, ROWS / UNIT);
         Self::Stream { rows }
     }
 

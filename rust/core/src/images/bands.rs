@@ -15,11 +15,17 @@ use crate::Watch;
 use crate::error::Result as Outcome;
 use crate::io::Section;
 
-/// Bytes of RGB that a band is at most meant to have.
+/// Bytes of RGB that a band has at most, if it can.
 pub(super) const TARGET: usize = 16 << 20;
 
-/// Bands that each thread should find, so that none is idle.
-const BANDS_PER_THREAD: usize = 4;
+/// Bands that a picture is cut into at most, if they are not too thin.
+const MOST_BANDS: usize = 64;
+
+/// Groups that a band should have where two more are decoded for their chroma.
+const WITH_CONTEXT: usize = 24;
+
+/// Groups that it should have where none is.
+const ALONE: usize = 4;
 
 /// Where the pieces of a stream are that decode on their own.
 #[derive(Debug)]
@@ -63,6 +69,10 @@ impl Bands {
         // Rows of MCUs until a marker stands at the end of one.
         let mcu_rows = interval / greatest_divisor(interval, across);
         let (every, n) = (mcu_rows * across / interval, down.div_ceil(mcu_rows));
+        let group = mcu_rows * info.mcu_height as usize;
+        if group * layout.width * super::RGB > 2 * TARGET {
+            return Ok(None);
+        }
         let wanted = (down * across).div_ceil(interval);
         let Some(starts) = interval_starts(scan, wanted, watch)? else {
             return Ok(None);
@@ -71,13 +81,14 @@ impl Bands {
         let mut starts: Vec<_> = starts[..wanted].iter().step_by(every).copied().collect();
         starts.truncate(n);
         starts.push(end);
-        let group = mcu_rows * info.mcu_height as usize;
+        let context = usize::from(info.rows_apart == 0);
+        let groups = if context > 0 { WITH_CONTEXT } else { ALONE };
         Ok(Some(Self {
             header,
             starts,
             group,
-            rows: rows_of_band(layout.width, layout.height, group),
-            context: usize::from(info.rows_apart == 0),
+            rows: rows_of_band(layout.width, layout.height, group, groups),
+            context,
         }))
     }
 
@@ -120,11 +131,11 @@ impl Bands {
     }
 }
 
-/// Rows of a band: whole groups, as many as fit the memory, few enough for all threads.
-pub(super) fn rows_of_band(width: usize, height: usize, group: usize) -> usize {
-    let bands = rayon::current_num_threads() * BANDS_PER_THREAD;
+/// Rows of a band: whole groups, enough to be worth it, and as many as fit the memory.
+/// The threads have no say: the order of tiles in files depends on the bands.
+pub(super) fn rows_of_band(width: usize, height: usize, group: usize, groups: usize) -> usize {
     let most = TARGET / (width * super::RGB);
-    let rows = most.min(height.div_ceil(bands).max(8 * group));
+    let rows = height.div_ceil(MOST_BANDS).max(groups * group).min(most);
     (rows / group).max(1) * group
 }
 

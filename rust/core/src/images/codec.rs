@@ -49,7 +49,10 @@ impl Codec {
 /// What a stored block holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
+    /// Columns that may be there, and of bytes must be.
     pub(super) width: usize,
+    /// Columns that must be there.
+    pub(super) least: usize,
     /// Rows that must be there.
     pub(super) height: usize,
     /// Rows that may be there: the last strip is sometimes stored whole.
@@ -62,7 +65,8 @@ pub(super) struct Shape {
 impl Shape {
     /// Holds a picture's own size against the block's.
     pub(super) fn expect(self, what: &str, width: usize, height: usize) -> Result<(), Fault> {
-        if width == self.width && (self.height..=self.most).contains(&height) {
+        let (columns, rows) = (self.least..=self.width, self.height..=self.most);
+        if columns.contains(&width) && rows.contains(&height) {
             return Ok(());
         }
         let expected = format!("{what} of {} × {} pixels", self.width, self.height);
@@ -73,6 +77,8 @@ impl Shape {
 /// What decoded samples are: 8 bits each, interleaved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Got {
+    /// Pixels of a row.
+    pub(super) width: usize,
     pub(super) samples: usize,
     pub(super) colour: Colour,
 }
@@ -171,7 +177,7 @@ impl Codecs {
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
         let [least, most] = shape.bytes;
-        out.resize(most, 0);
+        grow(out, most)?;
         let got = match codec {
             Codec::Deflate => self.deflate(coded, out)?,
             Codec::Zstd => self.zstd(coded, out)?,
@@ -212,6 +218,15 @@ impl Codecs {
             None => Ok(0),
         }
     }
+}
+
+/// Makes room for `bytes`, if there is memory for them.
+pub(super) fn grow(out: &mut Vec<u8>, bytes: usize) -> Result<(), Fault> {
+    let more = bytes.saturating_sub(out.len());
+    let room = out.try_reserve(more);
+    room.map_err(|e| Fault::new(format!("memory for {bytes} bytes"), e.to_string()))?;
+    out.resize(bytes, 0);
+    Ok(())
 }
 
 fn raw(coded: &[u8], out: &mut [u8]) -> usize {

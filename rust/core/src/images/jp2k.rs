@@ -6,18 +6,18 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io::{Cursor, Read, Seek, SeekFrom};
-use std::ptr::{null_mut, slice_from_raw_parts};
+use std::ptr::{NonNull, null_mut, slice_from_raw_parts};
 
 use openjpeg_sys as opj;
 
 use super::Colour;
-use super::codec::{Fault, Got, Shape};
+use super::codec::{Fault, Got, Shape, grow};
 
 /// Bytes that OpenJPEG reads at a time, at most.
 const BUFFER: usize = 1 << 20;
 
 /// Most components of a picture.
-const MOST: usize = 8;
+const MOST: u32 = 8;
 
 /// What OpenJPEG reads from: bytes in memory, or a part of a file.
 pub(super) trait Source: Read + Seek {}
@@ -35,7 +35,8 @@ pub(super) struct Jp2k<'a> {
     codec: *mut opj::opj_codec_t,
     stream: *mut opj::opj_stream_t,
     image: *mut opj::opj_image_t,
-    state: Box<State<'a>>,
+    /// Handed to C: where it lies, not what holds it, is what counts.
+    state: NonNull<State<'a>>,
 }
 
 impl Drop for Jp2k<'_> {
@@ -46,6 +47,8 @@ impl Drop for Jp2k<'_> {
             opj::opj_stream_destroy(self.stream);
             opj::opj_image_destroy(self.image);
         }
+        // SAFETY: it came from Box::leak, and those who used it are gone.
+        drop(unsafe { Box::from_raw(self.state.as_ptr()) });
     }
 }
 
@@ -68,7 +71,7 @@ impl<'a> Jp2k<'a> {
             // SAFETY: as above.
             stream: unsafe { opj::opj_stream_create(buffer, 1) },
             image: null_mut(),
-            state: Box::new(State { source, message }),
+            state: NonNull::from(Box::leak(Box::new(State { source, message }))),
         };
         if this.codec.is_null() || this.stream.is_null() {
             return Err(Fault::new("memory for a JPEG 2000 decoder", "none"));
@@ -78,9 +81,9 @@ impl<'a> Jp2k<'a> {
     }
 
     fn prepare(&mut self, length: u64) -> Result<(), Fault> {
-        let user = (&raw mut *self.state).cast::<c_void>();
-        // SAFETY: codec and stream are alive; the state is boxed, so that it stays
-        // where the callbacks look for it until both are destroyed.
+        let user = self.state.as_ptr().cast::<c_void>();
+        // SAFETY: codec and stream are alive, and the state stays where the callbacks
+        // look for it until both are destroyed.
         let done = unsafe {
             opj::opj_set_error_handler(self.codec, Some(keep_message), user);
             opj::opj_stream_set_user_data(self.stream, user, None);
@@ -93,14 +96,21 @@ impl<'a> Jp2k<'a> {
             opj::opj_setup_decoder(self.codec, &raw mut parameters) != 0
                 && opj::opj_read_header(self.stream, self.codec, &raw mut self.image) != 0
         };
-        self.check(done && !self.image.is_null())
+        self.check(done && !self.image.is_null())?;
+        let components = self.image().numcomps;
+        if components == 0 || components > MOST {
+            let found = format!("{components} components");
+            return Err(Fault::unsupported("1 to 8 components", found));
+        }
+        Ok(())
     }
 
     fn check(&self, done: bool) -> Result<(), Fault> {
         if done {
             return Ok(());
         }
-        let message = self.state.message.trim();
+        // SAFETY: it lives as long as `self`, and no call into OpenJPEG is under way.
+        let message = unsafe { self.state.as_ref() }.message.trim();
         let found = if message.is_empty() {
             "damaged data"
         } else {
@@ -135,7 +145,7 @@ impl<'a> Jp2k<'a> {
 
     /// Decodes all of it, or one of its tiles.
     pub(super) fn decode(
-        mut self,
+        self,
         tile: Option<usize>,
         colour: Colour,
         shape: Shape,
@@ -152,7 +162,6 @@ impl<'a> Jp2k<'a> {
             }
         };
         self.check(done)?;
-        self.state.message.clear();
         self.interleave(colour, shape, out)
     }
 
@@ -161,13 +170,9 @@ impl<'a> Jp2k<'a> {
         let (width, height) = (image.x1 - image.x0, image.y1 - image.y0);
         shape.expect("a JPEG 2000", width as usize, height as usize)?;
         let samples = image.numcomps as usize;
-        if samples == 0 || samples > MOST {
-            let found = format!("{samples} components");
-            return Err(Fault::unsupported("1 to 8 components", found));
-        }
         // SAFETY: OpenJPEG keeps `numcomps` components there.
         let components = unsafe { &*slice_from_raw_parts(image.comps, samples) };
-        out.resize(width as usize * height as usize * samples, 0);
+        grow(out, width as usize * height as usize * samples)?;
         for (at, component) in components.iter().enumerate() {
             spread(component, width as usize, &mut out[at..], samples)?;
         }
@@ -179,7 +184,11 @@ impl<'a> Jp2k<'a> {
             _ if converted => Colour::YCbCr { across: 1, down: 1 },
             _ => Colour::Rgb,
         };
-        Ok(Got { samples, colour })
+        Ok(Got {
+            width: width as usize,
+            samples,
+            colour,
+        })
     }
 }
 

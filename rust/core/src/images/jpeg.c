@@ -4,9 +4,9 @@
  * state is a struct of macros and unions: both are C's to handle. Each call
  * here comes back with 0, or with 1 and a message; nothing jumps past it.
  *
- * Warnings are errors too (they tell of missing or bad data), save for a few
- * stray bytes before the end marker, which some scanners leave: all pixels are
- * there by then.
+ * Warnings are errors too (they tell of missing or bad data), save for those of
+ * the header that concern no pixel, and for a few stray bytes before the end
+ * marker, which some scanners leave: all pixels are there by then.
  */
 #include <setjmp.h>
 #include <stddef.h>
@@ -19,6 +19,9 @@
 #include <jerror.h>
 
 enum { BUFFER = 1 << 16, STRAY = 16 };
+
+/* Bytes of coefficients that a progressive picture may need. */
+static const long MOST_MEMORY = 4L << 30;
 
 /* Reads at most `n` bytes; 0 at the end, negative on an error. */
 typedef int64_t (*stfast_read)(void *user, uint8_t *to, size_t n);
@@ -41,7 +44,7 @@ typedef struct {
   jmp_buf escape;
   stfast_read read;
   void *user;
-  int warned;
+  int warned, scanning;
   char message[JMSG_LENGTH_MAX];
   uint8_t buffer[BUFFER];
 } stfast_jpeg;
@@ -58,9 +61,15 @@ static void emit_message(j_common_ptr jpeg, int level) {
   stfast_jpeg *self = self_of(jpeg);
   struct jpeg_error_mgr *err = jpeg->err;
   if (level >= 0 || self->warned) return;
-  if (err->msg_code == JWRN_EXTRANEOUS_DATA && err->msg_parm.i[0] <= STRAY &&
-      err->msg_parm.i[1] == JPEG_EOI)
-    return;
+  switch (err->msg_code) {
+    case JWRN_NOT_SEQUENTIAL: /* numbers that a baseline scan does not use */
+    case JWRN_JFIF_MAJOR:
+    case JWRN_ADOBE_XFORM:
+      return;
+    case JWRN_EXTRANEOUS_DATA:
+      if (!self->scanning) return;
+      if (err->msg_parm.i[0] <= STRAY && err->msg_parm.i[1] == JPEG_EOI) return;
+  }
   err->format_message(jpeg, self->message);
   self->warned = 1;
 }
@@ -93,6 +102,7 @@ static void term_source(j_decompress_ptr jpeg) { (void)jpeg; }
 static int create(stfast_jpeg *self) {
   if (setjmp(self->escape)) return 1;
   jpeg_create_decompress(&self->jpeg);
+  if (sizeof(long) > 4) self->jpeg.mem->max_memory_to_use = MOST_MEMORY;
   return 0;
 }
 
@@ -183,6 +193,7 @@ int stfast_jpeg_header(stfast_jpeg *self, const uint8_t *tables, size_t n_tables
 
 int stfast_jpeg_start(stfast_jpeg *self) {
   if (setjmp(self->escape)) return 1;
+  self->scanning = 1;
   jpeg_start_decompress(&self->jpeg);
   return self->warned;
 }

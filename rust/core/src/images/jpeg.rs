@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::ptr::{NonNull, null_mut};
 
 use super::Colour;
-use super::codec::{Fault, Got, Shape};
+use super::codec::{Fault, Got, Shape, grow};
 use crate::io::Section;
 
 /// What a stream's header says; the fields of `jpeg.c`.
@@ -73,7 +73,8 @@ unsafe extern "C" {
 /// A decompressor of one stream, whose bytes live for `'a`.
 pub(super) struct Jpeg<'a> {
     state: NonNull<State>,
-    section: Option<Box<Section>>,
+    /// Handed to C: where it lies, not what holds it, is what counts.
+    section: Option<NonNull<Section>>,
     pub(super) info: Info,
     /// Pixels of a row that comes out.
     row: usize,
@@ -88,31 +89,36 @@ impl Drop for Jpeg<'_> {
     fn drop(&mut self) {
         // SAFETY: the state came from stfast_jpeg_new and is not used again.
         unsafe { stfast_jpeg_free(self.state.as_ptr()) }
+        if let Some(section) = self.section {
+            // SAFETY: it came from Box::leak, and the state that read it is gone.
+            drop(unsafe { Box::from_raw(section.as_ptr()) });
+        }
     }
 }
 
 impl<'a> Jpeg<'a> {
     /// Reads the header of a stream in memory.
     pub(super) fn of(tables: &[u8], stream: &'a [u8], colour: Colour) -> Result<Self, Fault> {
-        let mut jpeg = Self::new(None)?;
+        let mut jpeg = Self::new()?;
         jpeg.read_header(tables, stream, colour)?;
         Ok(jpeg)
     }
 
     /// Reads the header of a stream that is read from a file as it is needed.
     pub(super) fn from(tables: &[u8], section: Section, colour: Colour) -> Result<Self, Fault> {
-        let mut jpeg = Self::new(Some(Box::new(section)))?;
+        let mut jpeg = Self::new()?;
+        jpeg.section = Some(NonNull::from(Box::leak(Box::new(section))));
         jpeg.read_header(tables, &[], colour)?;
         Ok(jpeg)
     }
 
-    fn new(section: Option<Box<Section>>) -> Result<Self, Fault> {
+    fn new() -> Result<Self, Fault> {
         // SAFETY: no preconditions.
         let state = NonNull::new(unsafe { stfast_jpeg_new() });
         let state = state.ok_or_else(|| Fault::new("memory for a JPEG decoder", "none"))?;
         Ok(Self {
             state,
-            section,
+            section: None,
             info: Info::default(),
             row: 0,
             bytes: PhantomData,
@@ -130,9 +136,8 @@ impl<'a> Jpeg<'a> {
             Colour::YCbCr { .. } => 2,
             _ => 0,
         };
-        // The section stays where it is: it is boxed, and dropped after the state.
-        let (read, user): (Option<Read>, _) = match &mut self.section {
-            Some(section) => (Some(read_section), (&raw mut **section).cast()),
+        let (read, user): (Option<Read>, _) = match self.section {
+            Some(section) => (Some(read_section), section.as_ptr().cast()),
             None => (None, null_mut()),
         };
         let tables = if tables.len() > 4 { tables } else { &[] };
@@ -154,12 +159,14 @@ impl<'a> Jpeg<'a> {
 
     /// Where in the file the first byte after the header is; 0 of a stream in memory.
     pub(super) fn position(&self) -> u64 {
-        let Some(section) = &self.section else {
+        let Some(section) = self.section else {
             return 0;
         };
+        // SAFETY: it lives as long as the state, which is not reading now.
+        let position = unsafe { section.as_ref() }.position();
         // SAFETY: reads a number from a live state.
         let left = unsafe { stfast_jpeg_left(self.state.as_ptr()) };
-        section.position() - left as u64
+        position - left as u64
     }
 
     /// What the samples that come out are.
@@ -172,7 +179,11 @@ impl<'a> Jpeg<'a> {
             (4, Colour::Cmyk { .. } | Colour::Stream) => Colour::Cmyk { inverted },
             _ => Colour::Rgb,
         };
-        Got { samples, colour }
+        Got {
+            width: self.row,
+            samples,
+            colour,
+        }
     }
 
     /// Starts to decode: reads all of a progressive stream.
@@ -268,7 +279,7 @@ pub(super) fn decode(
         jpeg.skip(wanted.start)?;
         rows = wanted.clone();
     }
-    out.resize(jpeg.row * jpeg.info.samples as usize * rows.len(), 0);
+    grow(out, jpeg.row * jpeg.info.samples as usize * rows.len())?;
     jpeg.rows(out)?;
     if rows.end == height {
         jpeg.finish()?;

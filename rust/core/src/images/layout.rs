@@ -7,8 +7,8 @@ use super::{Block, Colour, Pick, RGB};
 use crate::Error;
 use crate::error::Result;
 
-/// Pixels of the largest block that is decoded: 3 GiB of RGB.
-const LARGEST: usize = 1 << 30;
+/// Bytes of the largest block that is decoded.
+const LARGEST: usize = 3 << 30;
 
 /// Colour, alpha, and a few that some writers add.
 const MOST_SAMPLES: usize = 64;
@@ -41,8 +41,8 @@ pub struct Layout {
     pub differenced: bool,
     /// What the samples mean.
     pub colour: Colour,
-    /// Which samples become red, green and blue.
-    pub pick: Pick,
+    /// Which samples are shown as red, green and blue; `None`: what they mean.
+    pub pick: Option<Pick>,
     /// 256 colours, RGB, where samples are indices.
     pub palette: Vec<u8>,
     /// JPEG tables shared by all blocks, a stream of their own; may be empty.
@@ -57,6 +57,21 @@ impl Layout {
     /// Blocks of the grid, planes not counted.
     pub(super) fn n_blocks(&self) -> usize {
         self.width.div_ceil(self.block_width) * self.height.div_ceil(self.block_height)
+    }
+
+    /// Which plane becomes red, green and blue.
+    pub(super) fn plane_pick(&self) -> Pick {
+        let grey = matches!(self.colour, Colour::Grey | Colour::GreyInverted);
+        self.pick.unwrap_or(if grey { [0; RGB] } else { [0, 1, 2] })
+    }
+
+    /// What is shown of a block that the file leaves out: its samples are 0.
+    pub(super) fn blank(&self) -> [u8; RGB] {
+        match self.colour {
+            Colour::GreyInverted if self.pick.is_none() => [u8::MAX; RGB],
+            Colour::Palette => [self.palette[0], self.palette[1], self.palette[2]],
+            _ => [0; RGB],
+        }
     }
 
     /// Whether the file stores it as one block, a plane at most.
@@ -77,6 +92,7 @@ impl Layout {
         let [height, most] = rows;
         Shape {
             width,
+            least: width,
             height,
             most,
             samples,
@@ -84,12 +100,19 @@ impl Layout {
         }
     }
 
-    /// Columns, rows and samples that a stored block must hold.
+    /// Columns, rows and samples that a stored block must hold. Pictures at the edge may
+    /// be stored cropped; bytes may not, for their rows could not be told apart.
     pub(super) fn stored_shape(&self, block: Block) -> Shape {
-        if self.padded {
+        if !self.padded {
+            return self.shape(block.width, [block.height, self.block_height]);
+        }
+        if self.codec.is_bytes() {
             return self.shape(self.block_width, [self.block_height; 2]);
         }
-        self.shape(block.width, [block.height, self.block_height])
+        Shape {
+            least: block.width,
+            ..self.shape(self.block_width, [block.height, self.block_height])
+        }
     }
 
     /// Holds the header's numbers against each other, before anything is sized by them.
@@ -110,12 +133,8 @@ impl Layout {
             );
             return fault("sides from 1 to 2³¹", found);
         }
-        let least = match self.colour {
-            Colour::Grey | Colour::GreyInverted | Colour::Palette | Colour::Channels => 1,
-            Colour::Cmyk { .. } => 4,
-            _ => RGB,
-        };
-        if !(least..=MOST_SAMPLES).contains(&self.samples) && self.colour != Colour::Stream {
+        let least = self.least_samples();
+        if !(least..=MOST_SAMPLES).contains(&self.samples) {
             let found = self.samples.to_string();
             return fault(&format!("{least} to {MOST_SAMPLES} samples a pixel"), found);
         }
@@ -125,7 +144,8 @@ impl Layout {
                 format!("{} bytes", self.palette.len()),
             );
         }
-        let stored = self.n_blocks() * if self.planar { self.samples } else { 1 };
+        let planes = if self.planar { self.samples } else { 1 };
+        let stored = self.n_blocks().saturating_mul(planes);
         let (offsets, lengths) = (self.offsets.len(), self.lengths.len());
         if (offsets, lengths) != (stored, stored) {
             let found = format!("{offsets} offsets and {lengths} lengths");
@@ -134,16 +154,32 @@ impl Layout {
         Ok(())
     }
 
+    /// Samples that a pixel must have to be what it is said to be.
+    fn least_samples(&self) -> usize {
+        match self.colour {
+            Colour::Grey | Colour::GreyInverted | Colour::Palette | Colour::Stream => 1,
+            Colour::Cmyk { .. } => 4,
+            _ if self.pick.is_some() => 1,
+            _ => RGB,
+        }
+    }
+
     /// Refuses blocks that are too large to be decoded at once.
     pub(super) fn check_block(&self, path: &Path, [width, height]: [usize; 2]) -> Result<()> {
-        if width.saturating_mul(height) <= LARGEST {
+        let samples = if self.planar {
+            1
+        } else {
+            self.samples.max(RGB)
+        };
+        let bytes = samples * self.bits / 8;
+        if width.saturating_mul(height).saturating_mul(bytes) <= LARGEST {
             return Ok(());
         }
         Err(Error::Format {
             path: path.to_owned(),
             what: "image".into(),
-            expected: "blocks of at most 2³⁰ pixels".into(),
-            found: format!("{width} × {height}"),
+            expected: "blocks of at most 3 GiB".into(),
+            found: format!("{width} × {height} × {bytes} bytes"),
         })
     }
 }

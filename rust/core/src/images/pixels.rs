@@ -26,8 +26,6 @@ pub enum Colour {
         /// Rows that share one.
         down: u8,
     },
-    /// Whatever they are, the layout's pick says which become red, green and blue.
-    Channels,
     /// What the coded stream says: a file that is one picture.
     Stream,
 }
@@ -54,6 +52,7 @@ pub(super) fn settle(layout: &Layout, shape: Shape, samples: &mut Vec<u8>) -> Go
         *samples = repeat_chroma(samples, shape, across.into(), down.into());
     }
     Got {
+        width: shape.width,
         samples: shape.samples,
         colour: layout.colour,
     }
@@ -113,29 +112,32 @@ fn repeat_chroma(units: &[u8], shape: Shape, across: usize, down: usize) -> Vec<
 /// Where a stored block's samples go in the block's RGB rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Placement<'a> {
-    /// Pixels of a row inside the level, and of a row as stored.
-    pub(super) widths: [usize; 2],
+    /// Pixels of a row inside the level.
+    pub(super) width: usize,
     pub(super) got: Got,
-    pub(super) pick: Pick,
+    /// Which samples are shown; `None`: what they mean.
+    pub(super) pick: Option<Pick>,
     pub(super) palette: &'a [u8],
     /// The plane that the samples are of, where each sample has its own.
     pub(super) plane: Option<usize>,
+    /// Which plane becomes red, green and blue.
+    pub(super) planes: Pick,
 }
 
 impl Placement<'_> {
     /// Whether the samples are what is wanted, and need not be moved.
     pub(super) fn is_identity(&self) -> bool {
-        self.plane.is_none() && self.widths[0] == self.widths[1] && self.is_rgb()
+        self.plane.is_none() && self.width == self.got.width && self.is_rgb()
     }
 
     fn is_rgb(&self) -> bool {
-        self.got.samples == RGB && self.got.colour == Colour::Rgb
+        self.got.samples == RGB && self.got.colour == Colour::Rgb && self.pick.is_none()
     }
 
     /// Copies the rows that fall inside the level.
     pub(super) fn place(&self, stored: &[u8], out: &mut [u8]) {
-        let rows = stored.chunks_exact(self.widths[1] * self.got.samples);
-        for (out, row) in out.chunks_exact_mut(self.widths[0] * RGB).zip(rows) {
+        let rows = stored.chunks_exact(self.got.width * self.got.samples);
+        for (out, row) in out.chunks_exact_mut(self.width * RGB).zip(rows) {
             if let Some(plane) = self.plane {
                 self.place_plane(plane, row, out);
             } else if self.is_rgb() {
@@ -148,8 +150,13 @@ impl Placement<'_> {
 
     fn place_row(&self, row: &[u8], out: &mut [u8]) {
         let pixels = (out.chunks_exact_mut(RGB)).zip(row.chunks_exact(self.got.samples));
+        if let Some(pick) = self.pick {
+            return pixels.for_each(|(rgb, s)| {
+                let sample = |&at: &u8| s.get(usize::from(at)).copied().unwrap_or(0);
+                (rgb.iter_mut().zip(&pick)).for_each(|(to, at)| *to = sample(at));
+            });
+        }
         match self.got.colour {
-            Colour::Grey => pixels.for_each(|(rgb, s)| rgb.fill(s[0])),
             Colour::GreyInverted => pixels.for_each(|(rgb, s)| rgb.fill(!s[0])),
             Colour::Palette => pixels.for_each(|(rgb, s)| {
                 let at = usize::from(s[0]) * RGB;
@@ -164,23 +171,19 @@ impl Placement<'_> {
             Colour::Rgb if self.got.samples >= RGB => {
                 pixels.for_each(|(rgb, s)| rgb.copy_from_slice(&s[..RGB]));
             }
-            _ => pixels.for_each(|(rgb, s)| {
-                let sample = |&at: &u8| s.get(usize::from(at)).copied().unwrap_or(0);
-                (rgb.iter_mut().zip(&self.pick)).for_each(|(to, at)| *to = sample(at));
-            }),
+            _ => pixels.for_each(|(rgb, s)| rgb.fill(s[0])),
         }
     }
 
     /// A plane serves each colour that picks it.
     fn place_plane(&self, plane: usize, row: &[u8], out: &mut [u8]) {
-        let flip = if self.got.colour == Colour::GreyInverted {
-            u8::MAX
-        } else {
-            0
+        let flip = match (self.got.colour, self.pick) {
+            (Colour::GreyInverted, None) => u8::MAX,
+            _ => 0,
         };
         let samples = row.chunks_exact(self.got.samples).map(|pixel| pixel[0]);
         for (rgb, sample) in out.chunks_exact_mut(RGB).zip(samples) {
-            for (to, &at) in rgb.iter_mut().zip(&self.pick) {
+            for (to, &at) in rgb.iter_mut().zip(&self.planes) {
                 if usize::from(at) == plane {
                     *to = sample ^ flip;
                 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Seek};
 
 use super::Colour;
-use super::codec::{Fault, Got, Shape};
+use super::codec::{Fault, Got, Shape, grow};
 
 /// Bytes that a row may take besides its pixels: profiles, texts.
 const MARGIN: usize = 64 << 20;
@@ -28,7 +28,12 @@ pub(super) fn got<R: BufRead + Seek>(reader: &png::Reader<R>) -> Got {
     } else {
         Colour::Rgb
     };
-    Got { samples, colour }
+    let width = reader.info().width as usize;
+    Got {
+        width,
+        samples,
+        colour,
+    }
 }
 
 /// Decodes a whole picture.
@@ -38,7 +43,7 @@ pub(super) fn decode(coded: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<Go
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
     shape.expect("a PNG", width, height)?;
     let got = got(&reader);
-    out.resize(width * height * got.samples, 0);
+    grow(out, width * height * got.samples)?;
     reader.next_frame(out).map_err(fault)?;
     Ok(got)
 }

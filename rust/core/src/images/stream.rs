@@ -150,14 +150,7 @@ impl Pass {
         let planar = level.layout.planar;
         for (plane, rows) in self.planes.iter_mut().enumerate() {
             let got = rows.read(level, block.height, &mut self.samples)?;
-            level.place(
-                block,
-                block.width,
-                planar.then_some(plane),
-                got,
-                &mut self.samples,
-                out,
-            );
+            level.place(block, planar.then_some(plane), got, &mut self.samples, out);
         }
         self.row += block.height;
         if self.row == level.layout.height {

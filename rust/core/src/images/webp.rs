@@ -2,7 +2,7 @@
 
 use libwebp_sys::{WebPBitstreamFeatures, WebPDecodeRGBInto, WebPGetFeatures};
 
-use super::codec::{Fault, Got, Shape};
+use super::codec::{Fault, Got, Shape, grow};
 use super::{Colour, RGB};
 
 /// Decodes a picture to RGB rows; alpha is dropped, as it is everywhere.
@@ -23,7 +23,7 @@ pub(super) fn decode(coded: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<Go
     );
     shape.expect("a WebP", width, height)?;
     let stride = width * RGB;
-    out.resize(stride * height, 0);
+    grow(out, stride * height)?;
     // SAFETY: `out` holds `height` rows of `stride` bytes, and its size is given.
     let done = unsafe {
         WebPDecodeRGBInto(
@@ -38,6 +38,7 @@ pub(super) fn decode(coded: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<Go
         return Err(Fault::new("a WebP image", "damaged or missing data"));
     }
     Ok(Got {
+        width,
         samples: RGB,
         colour: Colour::Rgb,
     })

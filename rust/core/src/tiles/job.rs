@@ -185,7 +185,6 @@ impl<'a> Job<'a> {
                 .try_for_each(|&tile| self.cut(&mut worker.cutter, tile as usize));
         }
         (tiles.par_chunks(SHARE)).try_for_each_init(Cutter::default, |cutter, tiles| {
-            self.watch.check()?;
             tiles
                 .iter()
                 .try_for_each(|&tile| self.cut(cutter, tile as usize))
@@ -269,6 +268,7 @@ impl<'a> Job<'a> {
 
     /// Cuts one tile, all of whose blocks are there, to where it belongs.
     fn cut(&self, cutter: &mut Cutter, tile: usize) -> Result<()> {
+        self.watch.check()?;
         let window = self.windows.at(tile);
         match &self.target {
             Target::Array(slots) => {
@@ -347,9 +347,7 @@ impl<'a> Job<'a> {
         index: usize,
         out: &mut [u8],
     ) {
-        let block = window.blocks.block(index);
-        let blank = vec![self.options.fill; block.width * block.height * RGB];
-        window.copy(block, &blank, out);
+        window.blank(window.blocks.block(index), self.options.fill, out);
         lock(&self.bad).entry(tile).or_insert(step);
     }
 

@@ -187,6 +187,16 @@ impl Window<'_> {
         ]
     }
 
+    /// Fills the part that a block would have.
+    pub(super) fn blank(&self, block: Block, fill: u8, to: &mut [u8]) {
+        let [x, y] = self.within(block);
+        for row in y {
+            let at = (row as i64 - self.y) as usize * self.width;
+            let at = (at + (x.start as i64 - self.x) as usize) * RGB;
+            to[at..at + x.len() * RGB].fill(fill);
+        }
+    }
+
     /// Copies the part that lies in a decoded block into the window's rectangle;
     /// how many pixels that were.
     pub(super) fn copy(&self, block: Block, pixels: &[u8], to: &mut [u8]) -> usize {
