@@ -11,6 +11,7 @@ from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
     from stfast.bins import Bins, aggregate_bins
+    from stfast.h5 import read_h5_dataset
     from stfast.hvg import highly_variable_genes
     from stfast.images import SlideImage, open_image
     from stfast.loader import Batch, TileLoader
@@ -30,6 +31,7 @@ __all__ = [
     "highly_variable_genes",
     "open_image",
     "read",
+    "read_h5_dataset",
     "read_st",
     "read_visium_hd",
     "synthesize_visium_hd",
@@ -46,6 +48,7 @@ _HOMES = {
     "highly_variable_genes": "hvg",
     "open_image": "images",
     "read": "readers",
+    "read_h5_dataset": "h5",
     "read_st": "readers",
     "read_visium_hd": "readers",
     "synthesize_visium_hd": "synthetic",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Cache",
+    "Chunked",
     "FormatError",
     "Level",
     "__version__",
@@ -18,6 +19,7 @@ __all__ = [
     "gather_rows",
     "moments",
     "pearson",
+    "read_chunks",
     "row_sums",
     "sum_groups",
     "value_kinds",
@@ -66,6 +68,36 @@ class _Header(Protocol):
     @property
     def lengths(self) -> NDArray[np.uint64]: ...
 
+class _Dataset(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def chunk(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def big_endian(self) -> bool: ...
+    @property
+    def shuffle(self) -> int | None: ...
+    @property
+    def deflate(self) -> int | None: ...
+    @property
+    def offsets(self) -> NDArray[np.uint64]: ...
+    @property
+    def lengths(self) -> NDArray[np.uint64]: ...
+    @property
+    def masks(self) -> NDArray[np.uint32]: ...
+    @property
+    def places(self) -> NDArray[np.uint64]: ...
+
+@final
+class Chunked:
+    def __new__(cls, path: str | PathLike[str], header: _Dataset) -> Chunked: ...
+
 @final
 class Level:
     def __new__(cls, path: str | PathLike[str], header: _Header) -> Level: ...
@@ -84,6 +116,9 @@ def sum_groups(
     workers: int,
     progress: _Progress | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def read_chunks(
+    dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
+) -> None: ...
 def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
 def moments(
     matrix: _Matrix,

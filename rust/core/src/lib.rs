@@ -9,6 +9,7 @@
 pub mod bins;
 pub mod csr;
 pub mod error;
+pub mod h5;
 pub mod hvg;
 pub mod images;
 pub mod io;
