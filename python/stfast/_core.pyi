@@ -18,10 +18,12 @@ __all__ = [
     "extract_tiles",
     "gather_rows",
     "moments",
+    "parse_squares",
     "pearson",
     "read_chunks",
     "row_sums",
     "sum_groups",
+    "sum_stored",
     "value_kinds",
 ]
 
@@ -119,6 +121,22 @@ def sum_groups(
 def read_chunks(
     dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
 ) -> None: ...
+def sum_stored(
+    matrix: tuple[Chunked, Chunked, NDArray[np.int64], int],
+    group_of_row: NDArray[np.int64],
+    n_groups: int,
+    dtype: str,
+    workers: int,
+    progress: _Progress | None = None,
+) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def parse_squares(
+    texts: NDArray[np.uint8],
+    width: int,
+    size: int,
+    rows: NDArray[np.int32],
+    cols: NDArray[np.int32],
+    workers: int,
+) -> bool: ...
 def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
 def moments(
     matrix: _Matrix,

@@ -25,7 +25,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<images::Level>()?;
     module.add_class::<tiles::Cache>()?;
     module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::parse_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
     module.add_function(wrap_pyfunction!(h5::read_chunks, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::moments, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::pearson, module)?)?;

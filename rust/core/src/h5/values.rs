@@ -90,6 +90,19 @@ macro_rules! bits {
 
 bits!(u8, u16, u32, u64, i32, i64);
 
+impl Bits for f64 {
+    const SIZE: usize = 8;
+    fn low(word: u64) -> Self {
+        Self::from_bits(word)
+    }
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self::from_le_bytes(bytes.try_into().ok()?))
+    }
+    fn push(self, byte: u8) -> Self {
+        Self::from_bits(self.to_bits().push(byte))
+    }
+}
+
 /// The values of a decoded chunk.
 pub(super) struct Values<'a> {
     bytes: &'a [u8],
