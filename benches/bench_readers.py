@@ -47,7 +47,7 @@ def squares(*, quick: bool) -> Case:
                 name="stfast",
                 role="ours",
                 threads=threads(),
-                call=lambda: stfast.read_visium_hd(folder, 2, filtered=False),
+                call=lambda: stfast.read_visium_hd(folder, 2, raw=True),
                 warm=lambda: stfast.read_visium_hd(few, 2),
             ),
             Contestant(

@@ -21,10 +21,13 @@ __all__ = [
     "parse_squares",
     "pearson",
     "read_chunks",
+    "read_mtx",
+    "read_table",
     "row_sums",
     "sum_groups",
     "sum_stored",
     "value_kinds",
+    "write_table",
 ]
 
 __version__: str
@@ -122,7 +125,7 @@ def read_chunks(
     dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
 ) -> None: ...
 def sum_stored(
-    matrix: tuple[Chunked, Chunked, NDArray[np.int64], int],
+    matrix: tuple[Chunked, Chunked, NDArray[np.int64], int, bool, int],
     group_of_row: NDArray[np.int64],
     n_groups: int,
     dtype: str,
@@ -137,6 +140,26 @@ def parse_squares(
     cols: NDArray[np.int32],
     workers: int,
 ) -> bool: ...
+def read_mtx(
+    path: str | PathLike[str], dtype: str, workers: int, progress: _Progress | None = None
+) -> tuple[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]], int]: ...
+def read_table(
+    path: str | PathLike[str],
+    separator: int,
+    n_cols: int,
+    dtype: str,
+    workers: int,
+    progress: _Progress | None = None,
+) -> tuple[bytes, bytes, tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]]: ...
+def write_table(
+    path: str | PathLike[str],
+    header: str,
+    names: list[str],
+    separator: int,
+    matrix: _Matrix,
+    workers: int,
+    progress: _Progress | None = None,
+) -> None: ...
 def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
 def moments(
     matrix: _Matrix,

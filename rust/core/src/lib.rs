@@ -16,6 +16,7 @@ pub mod io;
 pub mod loader;
 mod simd;
 pub mod sweep;
+pub mod text;
 pub mod tiles;
 pub mod watch;
 

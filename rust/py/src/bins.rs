@@ -5,9 +5,8 @@ use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1}
 use pyo3::prelude::*;
 use stfast_core::bins::{self, Stored, Sums};
 
-use crate::arrays::{Matrix, with_csr};
+use crate::arrays::{Matrix, with_csr, with_dtype};
 use crate::door;
-use crate::error::bad_word;
 use crate::h5::Chunked;
 
 type Int64<'py> = Bound<'py, PyArray1<i64>>;
@@ -59,14 +58,31 @@ pub(crate) fn sum_groups<'py>(
     })
 }
 
-/// Data, indices and indptr of a CSR matrix in a file, and its number of columns.
+/// Data, indices and indptr of a CSR matrix in a file, its number of columns, whether
+/// negative values are faults, and how many values are held at a time.
 #[derive(FromPyObject)]
 pub(crate) struct StoredMatrix<'py>(
     Bound<'py, Chunked>,
     Bound<'py, Chunked>,
     PyReadonlyArray1<'py, i64>,
     usize,
+    bool,
+    usize,
 );
+
+impl StoredMatrix<'_> {
+    fn borrow(&self) -> PyResult<Stored<'_>> {
+        let Self(data, indices, indptr, n_cols, counts, stretch) = self;
+        Ok(Stored {
+            data: &data.get().0,
+            indices: &indices.get().0,
+            indptr: indptr.as_slice()?,
+            n_cols: *n_cols,
+            counts: *counts,
+            stretch: *stretch,
+        })
+    }
+}
 
 /// Sums the rows of a stored matrix that share a group, as int32, int64 or float64.
 #[pyfunction]
@@ -81,30 +97,10 @@ pub(crate) fn sum_stored<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Arrays<'py>> {
     let groups = group_of_row.as_slice()?;
-    let StoredMatrix(data, indices, indptr, n_cols) = &matrix;
-    let (data, indices) = (&*data.get().0, &*indices.get().0);
-    let (indptr, n_cols) = (indptr.as_slice()?, *n_cols);
-    let m = Stored {
-        data,
-        indices,
-        indptr,
-        n_cols,
-    };
-    macro_rules! sum {
-        ($t:ty) => {
-            arrays(
-                py,
-                door::run(py, workers, progress, |watch| {
-                    bins::sum_stored::<$t>(m, groups, n_groups, watch)
-                })?,
-            )
-        };
-    }
-    Ok(match dtype {
-        "int32" => sum!(i32),
-        "int64" => sum!(i64),
-        "float64" => sum!(f64),
-        _ => return Err(bad_word("dtype", "int32, int64 or float64", dtype)),
+    let stored = matrix.borrow()?;
+    with_dtype!(dtype, T => {
+        let sum = |watch: &_| bins::sum_stored::<T>(stored, groups, n_groups, watch);
+        Ok(arrays(py, door::run(py, workers, progress, sum)?))
     })
 }
 

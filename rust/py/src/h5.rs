@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
-use stfast_core::h5::{self, Bits, Kind, Layout, Number, Target};
+use stfast_core::h5::{self, Kind, Layout, Number, Target};
 
 use crate::door;
 use crate::error::{bad_word, to_python};
@@ -104,23 +104,20 @@ pub(crate) fn read_chunks(
     out: Out<'_>,
     workers: usize,
 ) -> PyResult<()> {
-    fn fill<T: Bits + numpy::Element>(
-        call: (Python<'_>, usize, usize, Target),
-        dataset: &h5::Dataset,
-        mut out: PyReadwriteArray1<'_, T>,
-    ) -> PyResult<()> {
-        let (py, workers, start, target) = call;
-        let out = out.as_slice_mut()?;
-        door::run(py, workers, None, |watch| {
-            dataset.read(start, target, out, watch)
-        })
+    let (target, dataset) = (self::target(target)?, &*dataset.get().0);
+    macro_rules! fill {
+        ($out:ident) => {{
+            let mut out = $out;
+            let out = out.as_slice_mut()?;
+            door::run(py, workers, None, |watch| {
+                dataset.read(start, target, out, watch)
+            })
+        }};
     }
-    let call = (py, workers, start, self::target(target)?);
-    let dataset = &*dataset.get().0;
     match out {
-        Out::One(out) => fill(call, dataset, out),
-        Out::Two(out) => fill(call, dataset, out),
-        Out::Four(out) => fill(call, dataset, out),
-        Out::Eight(out) => fill(call, dataset, out),
+        Out::One(out) => fill!(out),
+        Out::Two(out) => fill!(out),
+        Out::Four(out) => fill!(out),
+        Out::Eight(out) => fill!(out),
     }
 }

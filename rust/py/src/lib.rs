@@ -11,6 +11,7 @@ mod h5;
 mod hvg;
 mod images;
 mod loader;
+mod text;
 mod tiles;
 
 use pyo3::prelude::*;
@@ -35,6 +36,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hvg::value_kinds, module)?)?;
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(text::read_mtx, module)?)?;
+    module.add_function(wrap_pyfunction!(text::read_table, module)?)?;
+    module.add_function(wrap_pyfunction!(text::write_table, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
     Ok(())
 }

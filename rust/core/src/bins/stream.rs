@@ -7,6 +7,8 @@
 //! so the order of additions, and with it every bit of the answer, is that of
 //! [`super::sum_groups`]. Any order of rows is summed right; a bad one only takes memory.
 
+use rayon::prelude::*;
+
 use super::{Count, Groups, Store, Sums, check_columns};
 use crate::csr::Csr;
 use crate::error::{Result, expect_len};
@@ -15,8 +17,6 @@ use crate::{Error, Watch};
 
 /// Rows between two places where a stretch may end.
 const STEP: usize = 4096;
-/// Values of a stretch, unless more are carried over from the one before.
-const STRETCH: usize = 8 << 20;
 
 /// A sparse matrix, rows compressed, whose values and columns lie in a file.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,10 @@ pub struct Stored<'a> {
     pub indptr: &'a [i64],
     /// Number of columns.
     pub n_cols: usize,
+    /// Whether a value below zero is a fault of the file.
+    pub counts: bool,
+    /// Values of a stretch, unless more are carried over from the one before.
+    pub stretch: usize,
 }
 
 /// Sums that room is asked for at once; of more, the room grows.
@@ -39,13 +43,12 @@ struct Stretch<T> {
     data: Vec<T>,
     indices: Vec<i32>,
     indptr: Vec<i32>,
-    groups: Vec<i64>,
 }
 
 /// Sums the rows of a stored matrix that share a group; group −1 belongs to none.
 ///
 /// Floating-point values must be summed as float64, lest carried sums be rounded.
-pub fn sum_stored<T: Count + Bits>(
+pub fn sum_stored<T: Count + Bits + PartialOrd>(
     matrix: Stored<'_>,
     group_of_row: &[i64],
     n_groups: usize,
@@ -59,23 +62,20 @@ pub fn sum_stored<T: Count + Bits>(
     let (mut row, mut done) = (0, 0);
     while row < n_rows {
         let (_, carry) = carried.size();
-        let end = matrix.end_of_stretch(row, STRETCH.max(2 * carry));
+        let end = matrix.end_of_stretch(row, matrix.stretch.max(2 * carry));
         if group_of_row[row..end].iter().all(|&g| g < 0) {
             row = end;
             continue;
         }
         let mut stretch = Stretch::carry_over(carried.sums());
         stretch.read(matrix, row..end, watch)?;
-        stretch
-            .groups
-            .extend((group_of_row[row..end].iter()).map(|g| (g - done as i64).max(-1)));
-        let high = stretch.groups.iter().max().map_or(0, |g| g + 1) as usize;
-        let groups = Groups::of(&stretch.groups, high)?;
+        let csr = stretch.csr(matrix, watch)?;
+        let rows = group_of_row[row..end].iter();
+        let numbered = rows.map(|group| (group - done as i64).max(-1));
+        let numbers: Vec<_> = (0..carried.size().0 as i64).chain(numbered).collect();
+        let high = numbers.iter().max().map_or(0, |group| group + 1) as usize;
+        let groups = Groups::of(&numbers, high)?;
         let finished = (lowest[end.div_ceil(STEP)] - done).min(high);
-        let csr = stretch.csr(matrix.n_cols);
-        let csr = csr
-            .checked(watch)
-            .map_err(|error| matrix.name_columns(error))?;
         store.add_sums(csr, &groups, 0..finished, watch)?;
         open.clear();
         open.add_sums(csr, &groups, finished..high, &Watch::default())?;
@@ -122,17 +122,6 @@ impl Stored<'_> {
             .bad("indptr beside the values", &expected, "others"))
     }
 
-    /// A column outside the matrix is a fault of the file.
-    fn name_columns(&self, error: Error) -> Error {
-        match error {
-            Error::Index { found, .. } => {
-                let expected = format!("numbers in 0..{}", self.n_cols);
-                self.indices.bad("a value", &expected, found.to_string())
-            }
-            error => error,
-        }
-    }
-
     /// Where a stretch from `row` on ends that has about `most` values.
     fn end_of_stretch(&self, row: usize, most: usize) -> usize {
         let n_rows = self.indptr.len() - 1;
@@ -142,14 +131,13 @@ impl Stored<'_> {
     }
 }
 
-impl<T: Count + Bits> Stretch<T> {
+impl<T: Count + Bits + PartialOrd> Stretch<T> {
     fn carry_over(open: &Sums<T>) -> Self {
         let n = open.indptr[open.indptr.len() - 1] as usize;
         Self {
             data: open.data[..n].to_vec(),
             indices: open.indices[..n].to_vec(),
             indptr: open.indptr.iter().map(|&start| start as i32).collect(),
-            groups: (0..open.indptr.len() as i64 - 1).collect(),
         }
     }
 
@@ -180,18 +168,31 @@ impl<T: Count + Bits> Stretch<T> {
         matrix
             .data
             .read(start as usize, target, &mut self.data[carried..], watch)?;
+        let negative = |value: &T| *value < T::default();
+        if matrix.counts && self.data[carried..].par_iter().any(negative) {
+            let found = "negative or infinite counts";
+            return Err(matrix.data.bad("a value", "counts", found));
+        }
         let signed = Target::Integer { signed: true };
         matrix
             .indices
             .read(start as usize, signed, &mut self.indices[carried..], watch)
     }
 
-    fn csr(&self, n_cols: usize) -> Csr<'_, T, i32> {
-        Csr {
+    /// The rows as a matrix; a column outside it is a fault of the file.
+    fn csr(&self, matrix: Stored<'_>, watch: &Watch) -> Result<Csr<'_, T, i32>> {
+        let csr = Csr {
             data: &self.data,
             indices: &self.indices,
             indptr: &self.indptr,
-            n_cols,
-        }
+            n_cols: matrix.n_cols,
+        };
+        csr.checked(watch).map_err(|error| match error {
+            Error::Index { found, .. } => {
+                let expected = format!("numbers in 0..{}", matrix.n_cols);
+                matrix.indices.bad("a value", &expected, found.to_string())
+            }
+            error => error,
+        })
     }
 }
