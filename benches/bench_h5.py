@@ -1,4 +1,4 @@
-"""HDF5 datasets: against h5py."""
+"""Counts and genes of a Visium HD matrix as they are stored: against h5py."""
 
 from functools import partial
 from pathlib import Path
