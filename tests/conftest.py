@@ -5,7 +5,9 @@ Hypothesis draws the same few examples every time, so that a red test stays red;
 a test that wants one asks for ``real`` and is skipped, saying so, where they are missing.
 """
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +15,7 @@ import pytest
 
 import oracles
 import stfast
+from stfast import cli
 
 hypothesis.settings.register_profile(
     "ci",
@@ -75,3 +78,29 @@ def slides(tmp_path_factory):
         oracles.slide_with_picture(folder, 1, n=45, codec="JPEG"),
         oracles.slide_with_picture(folder, 2, n=1),
     ]
+
+
+@pytest.fixture
+def stfast_says(capsys, monkeypatch):
+    """Run a command: its exit status, what it printed, and its complaints."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["stfast", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def found(stfast_says):
+    """Run a command with --json: the object it prints, after a quiet success."""
+
+    def run(*words):
+        status, out, err = stfast_says(*words, "--json")
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+    return run

@@ -21,35 +21,8 @@ import oracles
 import stfast
 from conftest import SQUARE
 from oracles import assert_same, tree
-from stfast import cli
 
 COMMAND = [sys.executable, "-m", "stfast.cli"]
-
-
-@pytest.fixture
-def stfast_says(capsys, monkeypatch):
-    """Run a command: its exit status, what it printed, and its complaints."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["stfast", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def found(stfast_says):
-    """Run a command with --json: the object it prints, after a quiet success."""
-
-    def run(*words):
-        status, out, err = stfast_says(*words, "--json")
-        assert (status, err) == (0, "")
-        return json.loads(out)
-
-    return run
 
 
 @pytest.fixture
@@ -214,6 +187,11 @@ TILE = ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npy"]
         (["bin", "HD", "--workers", "0", "-o", "o.h5ad"], "workers: expected an integer"),
         (["bin", "HD", "-o", "gone/o.h5ad"], "gone"),
         (["bin", "HD", "-o", "in"], "in"),
+        (["convert", "gone", "o.h5ad"], "gone"),
+        (["convert", "HD", "o.xlsx"], "--to: expected one of"),
+        (["convert", "HD", "o.h5ad", "--to", "x"], "--to: expected one of"),
+        (["convert", "HD", "o.h5ad", "--bin-size", "7"], "bin_size: expected a multiple of 2"),
+        (["convert", "HD", "gone/o.h5ad"], "gone"),
         (["tile", "in/he.png", "-o", "t.npy"], "expected --spots with an image"),
         (["tile", "in/he.png", "--spots", "gone.csv", "-o", "t.npy"], "gone.csv"),
         (["tile", "in/he.png", "--spots", "in/he.png", "-o", "t.npy"], "he.png: expected"),
@@ -305,7 +283,7 @@ def test_help_names_every_option(stfast_says, words):
     for option in {
         "bin": ["--bin-size", "--workers", "--json"],
         "tile": ["--span-um", "--size"],
-    }.get("".join(words), ["info", "hvg", "demo"]):
+    }.get("".join(words), ["info", "hvg", "demo", "convert"]):
         assert option in out
 
 
