@@ -223,7 +223,7 @@ def _match(names: list[str], coord: pl.DataFrame, path: Path) -> NDArray[np.int6
     at = pl.DataFrame({"spot": names}).with_row_index("row")
     joined = coord.join(at, on="spot", how="left", maintain_order="left")
     lost = int(joined["row"].null_count())
-    if lost or len(joined) != len(names):
+    if lost or not len(joined) == len(names) == len(coord):
         raise FormatError(
             f"{path}: expected counts of the {len(coord)} spots with coordinates, got "
             f"{len(names)} rows, of which {lost} spots have none"
