@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import polars as pl
 import tifffile
@@ -282,3 +283,31 @@ def _write_grid(spatial: Path, layout: Layout) -> None:
     ).write_parquet(
         spatial / "tissue_positions.parquet", compression="zstd", row_group_size=GRID * GRID
     )
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Barcodes and non-zeros of a 10x matrix."""
+    with h5py.File(path) as file:
+        return len(file["matrix/barcodes"]), len(file["matrix/data"])
+
+
+def binned_matrix(side: int, umi: float) -> Path:
+    """The 8 µm bins of `raw_squares` as Space Ranger's Python code writes a filtered matrix."""
+
+    def make(path: Path) -> None:
+        adata = stfast.read_visium_hd(raw_squares(side, umi), 8)
+        layout = {"chunks": (80_000,), "shuffle": True, "compression": "gzip"}
+        counts = {"data": (adata.X.data, "<i4"), "indices": (adata.X.indices, "<i8")}
+        with h5py.File(path, "w") as file:
+            group = file.create_group("matrix")
+            for name, (values, dtype) in counts.items():
+                group.create_dataset(name, data=values, dtype=dtype, maxshape=(None,), **layout)
+            group["indptr"] = adata.X.indptr.astype(np.int64)
+            group["shape"] = np.array(adata.shape[::-1], np.int32)
+            group["barcodes"] = adata.obs_names.to_numpy().astype("S")
+            texts = {"id": "gene_ids", "feature_type": "feature_types", "genome": "genome"}
+            for name, column in texts.items():
+                group[f"features/{name}"] = adata.var[column].to_numpy().astype("S")
+            group["features/name"] = adata.var_names.to_numpy().astype("S")
+
+    return cached(f"binned-{side}-{umi:g}.h5", make)

@@ -13,8 +13,8 @@ from stfast import _core
 from stfast._core import FormatError
 from stfast.h5 import Dataset
 
-STRETCH = 8 << 20
-"""Values that are read, summed and forgotten together."""
+STRETCH = 1 << 20
+"""Values a thread has when a stretch is read, summed and forgotten; two threads at least."""
 
 Arrays = tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]
 
@@ -51,7 +51,7 @@ class Stored:
         if self.data.chunks is None or self.indices.chunks is None:
             return self._sums_in_memory(groups, n_groups, dtypes, progress)
         places = (self.data.chunks, self.indices.chunks, self.indptr)
-        matrix = (*places, self.shape[1], self.counts, STRETCH)
+        matrix = (*places, self.shape[1], self.counts, STRETCH * max(self.data.threads, 2))
         threads = self.data.threads
         for dtype in dtypes[:-1]:
             try:

@@ -90,9 +90,10 @@ def attach_picture(adata: AnnData, full: Path | None, overviews: dict[str, Path]
         scale = float(factors[f"tissue_{kind}_scalef"])
         shape = library["images"][kind].shape[:2]
         metadata |= {"source_image": kind, "source_image_scalef": scale}
+        path = overviews.get(kind)
         # A gzipped picture cannot be read block by block: it is shown, but not cut.
-        if overviews[kind].suffix != ".gz":
-            metadata["source_image_path"] = str(overviews[kind])
+        if path is not None and path.exists() and path.suffix != ".gz":
+            metadata["source_image_path"] = str(path)
     xy = np.asarray(adata.obsm["spatial"], np.float64) * scale
     adata.obs["in_picture"] = _spatial.in_picture(xy, shape)
 

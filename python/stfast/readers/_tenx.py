@@ -321,7 +321,8 @@ def unique_genes(names: list[str], path: Path) -> Any:
 def unique_barcodes(names: list[str], path: Path) -> Any:
     """Barcodes, those that come again numbered as scanpy does, which is warned of."""
     index = pd.Index(names, dtype=object)
-    if index.is_unique:
+    # Of sorted names, as Space Ranger's are, pandas then knows this without hashing them.
+    if (index.is_monotonic_increasing and index.is_unique) or index.is_unique:
         return index
     again = index[index.duplicated()]
     warn(

@@ -127,7 +127,8 @@ def read_visium_hd(
     if segments is not None:
         adata = _segmented(path, segments, raw=raw, threads=threads, progress=progress)
     elif not folders:
-        raise FormatError(f"{path}: expected square_*um folders, got none")
+        hint = "; segments= reads cells" if _segments.find(path) is not None else ""
+        raise FormatError(f"{path}: expected square_*um folders, got none{hint}")
     elif bin_size in folders:
         adata = _read_squares(folders[bin_size], "raw" if raw else "filtered", threads)
     else:

@@ -59,6 +59,7 @@ pub fn sum_stored<T: Count + Bits + PartialOrd>(
     let n_rows = group_of_row.len();
     let mut store = Store::with_bound(matrix.data.len().min(MOST_ROOM), n_groups);
     let (mut open, mut carried) = (Store::with_bound(0, 0), Store::with_bound(0, 0));
+    let mut stretch = Stretch::new();
     let (mut row, mut done) = (0, 0);
     while row < n_rows {
         let (_, carry) = carried.size();
@@ -67,8 +68,7 @@ pub fn sum_stored<T: Count + Bits + PartialOrd>(
             row = end;
             continue;
         }
-        let mut stretch = Stretch::carry_over(carried.sums());
-        stretch.read(matrix, row..end, watch)?;
+        stretch.read(matrix, carried.sums(), row..end, watch)?;
         let csr = stretch.csr(matrix, watch)?;
         let rows = group_of_row[row..end].iter();
         let numbered = rows.map(|group| (group - done as i64).max(-1));
@@ -122,6 +122,27 @@ impl Stored<'_> {
             .bad("indptr beside the values", &expected, "others"))
     }
 
+    /// Fills `out` with values from `start` on.
+    fn read_counts<T: Count + Bits + PartialOrd>(
+        &self,
+        start: usize,
+        out: &mut [T],
+        watch: &Watch,
+    ) -> Result<()> {
+        let number = self.data.number();
+        let target = match (number.kind, number.size) {
+            (Kind::Float, 4) => Target::Double,
+            (Kind::Float, _) => Target::Same,
+            _ => Target::Integer { signed: true },
+        };
+        self.data.read(start, target, out, watch)?;
+        if self.counts && out.par_iter().any(|value| *value < T::default()) {
+            let found = "negative or infinite counts";
+            return Err(self.data.bad("a value", "counts", found));
+        }
+        Ok(())
+    }
+
     /// Where a stretch from `row` on ends that has about `most` values.
     fn end_of_stretch(&self, row: usize, most: usize) -> usize {
         let n_rows = self.indptr.len() - 1;
@@ -132,58 +153,57 @@ impl Stored<'_> {
 }
 
 impl<T: Count + Bits + PartialOrd> Stretch<T> {
-    fn carry_over(open: &Sums<T>) -> Self {
-        let n = open.indptr[open.indptr.len() - 1] as usize;
+    fn new() -> Self {
         Self {
-            data: open.data[..n].to_vec(),
-            indices: open.indices[..n].to_vec(),
-            indptr: open.indptr.iter().map(|&start| start as i32).collect(),
+            data: Vec::new(),
+            indices: Vec::new(),
+            indptr: vec![0],
         }
     }
 
-    /// Reads rows to the end.
+    /// Takes the sums of open groups as the first rows, then reads rows.
+    ///
+    /// The memory of the stretch before is used again: touching new memory costs as much
+    /// as reading into it.
     fn read(
         &mut self,
         matrix: Stored<'_>,
+        open: &Sums<T>,
         rows: std::ops::Range<usize>,
         watch: &Watch,
     ) -> Result<()> {
         let start = matrix.indptr[rows.start];
-        let (carried, n) = (self.data.len(), (matrix.indptr[rows.end] - start) as usize);
-        if i32::try_from(carried + n).is_err() {
+        let carried = open.indptr[open.indptr.len() - 1] as usize;
+        let end = carried + (matrix.indptr[rows.end] - start) as usize;
+        if i32::try_from(end).is_err() {
             let (what, dtype) = ("number of values summed at once", "int32");
             return Err(Error::Overflow { what, dtype });
         }
-        self.data.resize(carried + n, T::default());
-        self.indices.resize(carried + n, 0);
-        let ends = &matrix.indptr[rows.start + 1..=rows.end];
+        self.data.resize(end.max(self.data.len()), T::default());
+        self.indices.resize(end.max(self.indices.len()), 0);
+        self.data[..carried].copy_from_slice(&open.data[..carried]);
+        self.indices[..carried].copy_from_slice(&open.indices[..carried]);
+        let ends = matrix.indptr[rows.start + 1..=rows.end].iter();
+        self.indptr.clear();
         self.indptr
-            .extend(ends.iter().map(|end| carried as i32 + (end - start) as i32));
-        let number = matrix.data.number();
-        let target = match (number.kind, number.size) {
-            (Kind::Float, 4) => Target::Double,
-            (Kind::Float, _) => Target::Same,
-            _ => Target::Integer { signed: true },
-        };
-        matrix
-            .data
-            .read(start as usize, target, &mut self.data[carried..], watch)?;
-        let negative = |value: &T| *value < T::default();
-        if matrix.counts && self.data[carried..].par_iter().any(negative) {
-            let found = "negative or infinite counts";
-            return Err(matrix.data.bad("a value", "counts", found));
-        }
+            .extend(open.indptr.iter().map(|&start| start as i32));
+        self.indptr
+            .extend(ends.map(|end| carried as i32 + (end - start) as i32));
+        let (data, indices) = (
+            &mut self.data[carried..end],
+            &mut self.indices[carried..end],
+        );
+        matrix.read_counts(start as usize, data, watch)?;
         let signed = Target::Integer { signed: true };
-        matrix
-            .indices
-            .read(start as usize, signed, &mut self.indices[carried..], watch)
+        matrix.indices.read(start as usize, signed, indices, watch)
     }
 
     /// The rows as a matrix; a column outside it is a fault of the file.
     fn csr(&self, matrix: Stored<'_>, watch: &Watch) -> Result<Csr<'_, T, i32>> {
+        let n = self.indptr[self.indptr.len() - 1] as usize;
         let csr = Csr {
-            data: &self.data,
-            indices: &self.indices,
+            data: &self.data[..n],
+            indices: &self.indices[..n],
             indptr: &self.indptr,
             n_cols: matrix.n_cols,
         };
