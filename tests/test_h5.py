@@ -179,11 +179,15 @@ def test_other_numbers_are_converted_or_refused(tmp_path):
         file.create_dataset("nan", data=np.array([0.0, np.nan]), chunks=(2,))
         file.create_dataset("single", data=np.array([0.1, 0.2], "f4"), chunks=(2,))
         file.create_dataset("int", data=np.array([1, 2]), chunks=(2,))
+        file.create_dataset("edge", data=np.array([0.0, 2.0**63]), chunks=(2,))
     path = tmp_path / "a.h5"
     check(path, "whole", dtype="i4")
     check(path, "single", dtype="f8")
     check(path, "int", dtype="f4")
     check(path, "whole", dtype="f4")
+    with pytest.raises(OverflowError, match="expected int64"):
+        read_h5_dataset(path, "edge", dtype="i8")
+    check(path, "edge", dtype="u8")
     for name in ("part", "large", "nan"):
         with pytest.raises(OverflowError, match=f"/{name} .*expected int32"):
             read_h5_dataset(path, name, dtype="i4")

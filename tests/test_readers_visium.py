@@ -4,6 +4,7 @@ import gzip
 import shutil
 import warnings
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,6 +170,24 @@ def test_barcodes_that_match_no_position_are_counted_on_both_sides(outs):
     step = found.uns["stfast"]["read_visium"]
     assert step["barcodes_without_position"] == 3
     assert step["tissue_positions_without_counts"] == 5
+
+
+def test_barcodes_that_come_again_keep_their_position(outs):
+    path = outs / "filtered_feature_bc_matrix.h5"
+    with h5py.File(path, "a") as file:
+        first = file["matrix/barcodes"][3]
+        file["matrix/barcodes"][5] = first
+    with pytest.warns(UserWarning, match="expected each barcode once, got 1 again"):
+        found = read_visium(outs)
+    name = first.decode()
+    assert found.obs_names[5] == f"{name}-1"
+    assert found.obs["barcode"].iloc[5] == name
+    np.testing.assert_array_equal(found.obsm["spatial"][5], found.obsm["spatial"][3])
+
+
+def test_an_option_that_a_reader_lacks_is_named(outs):
+    with pytest.raises(ValueError, match=r"options of read_visium \(raw, sample, .* got bin_size"):
+        read(outs, bin_size=8)
 
 
 def rename(text):

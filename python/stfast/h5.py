@@ -179,10 +179,14 @@ def _cast(values: NDArray[Any], wanted: np.dtype[Any], where: str) -> NDArray[An
     if values.dtype == wanted:
         return values
     if wanted.kind in "iu" and values.dtype.kind in "fiu" and values.size:
-        low, high = np.iinfo(wanted).min, np.iinfo(wanted).max
-        # High as a float may be rounded up; what is above it is then refused as equal.
-        fits = bool(values.min() >= low) and bool(values.max() <= high)
-        if not fits or (values.dtype.kind == "f" and bool((values != np.trunc(values)).any())):
+        info, low, high = np.iinfo(wanted), values.min(), values.max()
+        # NaN fails every comparison; the largest integer may be no float, the next one is.
+        fits = low >= float(info.min) and high < float(info.max) + 1
+        if values.dtype.kind != "f":
+            fits = info.min <= int(low) <= int(high) <= info.max
+        elif fits:
+            fits = bool((values == np.trunc(values)).all())
+        if not fits:
             raise OverflowError(f"{where}: expected {wanted}, got a value that does not fit")
     return values.astype(wanted)
 

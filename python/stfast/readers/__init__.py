@@ -4,7 +4,9 @@ One file a technology; :func:`read` looks at what lies in a folder and calls the
 one that fits.
 """
 
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +65,34 @@ def read(path: str | os.PathLike[str], **options: Any) -> AnnData:
         No such folder.
     FormatError
         Nothing in it is recognised.
+    ValueError
+        An option that the reader does not have.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
     for fits, reader in _FOLDERS:
         if fits(path):
-            return reader(path, **options)
+            return _call(reader, path, options)
     suffixes = [suffix for suffix in path.suffixes[-2:] if suffix != ".gz"]
     if path.is_file() and suffixes[-1:] == [".h5ad"]:
-        return read_h5ad(path, **options)
+        return _call(read_h5ad, path, options)
     if path.is_file() and suffixes[-1:] in ([".h5"], [".mtx"]):
-        return read_10x(path, **options)
+        return _call(read_10x, path, options)
     found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "a file"
     raise FormatError(
         f"{path}: expected a Visium HD folder (binned_outputs/square_*um), a Visium folder "
         f"(a 10x matrix and tissue_positions) or a Spatial Transcriptomics folder "
         f"(counts .tsv and a picture), got {found or 'an empty folder'}"
     )
+
+
+def _call(reader: Callable[..., AnnData], path: Path, options: dict[str, Any]) -> AnnData:
+    """Call a reader; an option that it does not have is told which it has."""
+    _, *known = inspect.signature(reader).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{path}: expected options of {reader.__name__} ({', '.join(known)}), got {unknown[0]}"
+        )
+    return reader(path, **options)

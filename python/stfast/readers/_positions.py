@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from stfast._core import FormatError
@@ -105,13 +106,13 @@ def _whole(column: pl.Series) -> bool:
 
 
 def join_positions(
-    barcodes: pd.Index, positions: pl.DataFrame, path: Path
-) -> tuple[NDArray[np.bool_], pd.DataFrame, NDArray[np.float64], int]:
-    """Positions of the barcodes of a matrix.
+    adata: AnnData, positions: pl.DataFrame, path: Path
+) -> tuple[AnnData, dict[str, int]]:
+    """The barcodes of a matrix that have a position, with it.
 
-    Returns which barcodes have one, ``obs`` and (x, y) in full-resolution pixels of
-    those, and how many positions in tissue have no counts.
+    Also how many had none, and how many positions in tissue have no counts.
     """
+    barcodes = adata.obs.get("barcode", adata.obs_names)
     names = pl.Series("barcode", barcodes.to_numpy(), dtype=pl.String)
     if len(names) and not names.is_in(positions["barcode"].implode()).any():
         # A suffix -1 may be on one side alone.
@@ -122,16 +123,22 @@ def join_positions(
     if len(joined) != len(wanted):
         raise FormatError(f"{path}: expected each barcode once, got some twice")
     placed = joined["array_row"].is_not_null().to_numpy()
-    _report_unplaced(placed, barcodes, path)
+    _report_unplaced(placed, adata.obs_names, path)
     joined = joined.filter(pl.Series(placed, dtype=pl.Boolean))
     xy = joined.select(PIXELS[::-1]).to_numpy()
     if not np.isfinite(xy).all():
         raise FormatError(f"{path}: expected finite pixel positions, got NaN or infinite ones")
     tissue = positions.filter(pl.col("in_tissue") == 1)["barcode"]
     empty = len(tissue) - int(tissue.is_in(names.implode()).sum())
+    adata = adata if placed.all() else adata[placed].copy()
     columns = {name: joined[name].to_numpy().astype(np.int64) for name in GRID}
-    obs = pd.DataFrame(columns, index=barcodes[placed])
-    return placed, obs, np.ascontiguousarray(xy), empty
+    adata.obs = pd.concat([pd.DataFrame(columns, index=adata.obs_names), adata.obs], axis=1)
+    adata.obsm["spatial"] = np.ascontiguousarray(xy)
+    missed = {
+        "barcodes_without_position": int((~placed).sum()),
+        "tissue_positions_without_counts": empty,
+    }
+    return adata, missed
 
 
 def _report_unplaced(placed: NDArray[np.bool_], barcodes: pd.Index, path: Path) -> None:

@@ -107,7 +107,7 @@ class Matrix:
 
     def obs(self) -> pd.DataFrame:
         """Barcodes, those that come again numbered, with what the file says of each."""
-        obs = pd.DataFrame(index=unique_barcodes(self.barcodes(), self.path))
+        obs = named_barcodes(self.barcodes(), self.path)
         if "filtered_barcodes" in self.group:
             obs["filtered_barcodes"] = self.group["filtered_barcodes"][:].astype(bool)
         return obs
@@ -318,17 +318,20 @@ def unique_genes(names: list[str], path: Path) -> Any:
     return make_index_unique(index)
 
 
-def unique_barcodes(names: list[str], path: Path) -> Any:
-    """Barcodes, those that come again numbered as scanpy does, which is warned of."""
+def named_barcodes(names: list[str], path: Path) -> pd.DataFrame:
+    """``obs`` of barcodes; those that come again are numbered as scanpy does, and warned of.
+
+    What they were is then kept as a column ``barcode``.
+    """
     index = pd.Index(names, dtype=object)
     # Of sorted names, as Space Ranger's are, pandas then knows this without hashing them.
     if (index.is_monotonic_increasing and index.is_unique) or index.is_unique:
-        return index
+        return pd.DataFrame(index=index)
     again = index[index.duplicated()]
     warn(
         f"{path}: expected each barcode once, got {len(again)} again (first {again[0]!r}): numbered"
     )
-    return make_index_unique(index)
+    return pd.DataFrame({"barcode": names}, index=make_index_unique(index))
 
 
 def _word(value: Any) -> str:

@@ -15,7 +15,7 @@ from scipy import sparse
 from stfast import _core
 from stfast._core import FormatError
 from stfast.readers._library import read_bytes
-from stfast.readers._tenx import narrowed, unique_barcodes, unique_genes
+from stfast.readers._tenx import named_barcodes, narrowed, unique_genes
 
 
 def read_triplet(
@@ -37,8 +37,7 @@ def read_triplet(
             if len(rows) == matrix.shape[1 - n]:
                 what = f"{what}, as the matrix has them (is it transposed?)"
             raise FormatError(f"{files[role]}: expected {matrix.shape[n]} {what}, got {len(rows)}")
-    obs = pd.DataFrame(index=unique_barcodes(barcodes, files["barcodes"]))
-    return matrix, obs, _var(features, files["features"])
+    return matrix, named_barcodes(barcodes, files["barcodes"]), _var(features, files["features"])
 
 
 def read_mtx(

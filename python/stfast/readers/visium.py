@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -99,20 +98,14 @@ def read_visium(
     found = find_sample(path, sample)
     adata, attributes = read_matrix(_counts(found, raw=raw), genome, threads)
     table = _needed(found, "positions", "positions of spots (tissue_positions*.csv)")
-    placed, obs, xy, empty = join_positions(adata.obs_names, read_positions(table), table)
-    adata = adata if placed.all() else adata[placed].copy()
-    adata.obs = pd.concat([obs, adata.obs], axis=1)
-    adata.obsm["spatial"] = xy
+    adata, missed = join_positions(adata, read_positions(table), table)
     name = found.name or _folder_name(path)
-    adata.uns["spatial"] = {name: _library(found, obs, xy, attributes, table)}
+    adata.uns["spatial"] = {name: _library(found, adata, attributes, table)}
     full = Path(image) if image is not None else _find_picture(found, adata)
     overviews = {k: path for k, path in found.roles.items() if k in ("hires", "lowres")}
     attach_picture(adata, full, overviews)
-    missed = {
-        "barcodes_without_position": int((~placed).sum()) or None,
-        "tissue_positions_without_counts": empty or None,
-    }
-    _spatial.stamp(adata, "read_visium", raw=raw, sample=sample, **missed)
+    lost = {name: n or None for name, n in missed.items()}
+    _spatial.stamp(adata, "read_visium", raw=raw, sample=sample, **lost)
     return adata
 
 
@@ -141,15 +134,13 @@ def _folder_name(path: Path) -> str:
 
 
 def _library(
-    found: Sample,
-    obs: pd.DataFrame,
-    xy: NDArray[np.float64],
-    attributes: dict[str, str],
-    table: Path,
+    found: Sample, adata: AnnData, attributes: dict[str, str], table: Path
 ) -> dict[str, Any]:
     kinds = [kind for kind in ("hires", "lowres") if kind in found.roles]
     images = {kind: read_pixels(found.roles[kind]) for kind in kinds}
-    pitch = spot_pitch(obs["array_row"].to_numpy(), obs["array_col"].to_numpy(), xy)
+    obs = adata.obs
+    places = (obs["array_row"].to_numpy(), obs["array_col"].to_numpy())
+    pitch = spot_pitch(*places, np.asarray(adata.obsm["spatial"]))
     factors = _scalefactors(found, pitch, table)
     metadata: dict[str, Any] = dict(attributes)
     if "microns_per_pixel" in factors:

@@ -169,23 +169,30 @@ def _counts(folder: Path, kind: str) -> Any:
 
 def _read_squares(folder: Path, kind: str, threads: int) -> AnnData:
     table = folder / "spatial" / "tissue_positions.parquet"
-    adata, attributes = read_matrix(_counts(folder, kind), None, threads)
-    size = _size_of(folder)
-    places = _tenx.parse_squares(list(adata.obs_names), size, threads)
+    counts, size = _counts(folder, kind), _size_of(folder)
+    adata, attributes = read_matrix(counts, None, threads)
+    places = _places(counts, adata, size, threads)
     grid = read_grid(table, size) if places is not None and adata.n_obs else None
     found = None if grid is None or places is None else grid.locate(*places)
     if grid is None or found is None or (found < 0).any():
-        placed, obs, xy, _ = join_positions(adata.obs_names, read_positions(table), table)
-        adata = adata if placed.all() else adata[placed].copy()
+        adata, _ = join_positions(adata, read_positions(table), table)
     else:
-        columns = (grid.tissue[found], grid.rows[found], grid.cols[found])
-        named = zip(GRID, columns, strict=True)
-        obs = pd.DataFrame({n: c.astype(np.int64) for n, c in named}, index=adata.obs_names)
-        xy = np.column_stack([grid.x[found], grid.y[found]])
-    adata.obs = pd.concat([obs, adata.obs], axis=1)
-    adata.obsm["spatial"] = xy
+        named = zip(GRID, (grid.tissue, grid.rows, grid.cols), strict=True)
+        columns = {name: column[found].astype(np.int64) for name, column in named}
+        adata.obs = pd.concat([pd.DataFrame(columns, index=adata.obs_names), adata.obs], axis=1)
+        adata.obsm["spatial"] = np.column_stack([grid.x[found], grid.y[found]])
     adata.uns["spatial"] = {_library_name(folder): _library(folder, attributes)}
     return adata
+
+
+def _places(
+    counts: Any, adata: AnnData, size: int, threads: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    """Row and column of each barcode, if all are squares of ``size`` µm."""
+    if not isinstance(counts, Path):
+        return _tenx.parse_squares(list(adata.obs_names), size, threads)
+    with _tenx.open_matrix(counts, None, threads) as matrix:
+        return matrix.squares(size)
 
 
 def _library(folder: Path, attributes: dict[str, str], factor: int = 1) -> dict[str, Any]:

@@ -183,7 +183,7 @@ impl Dataset {
                 let found = format!("{} bytes", scratch.raw.len());
                 return Err(self.bad(&format!("chunk {chunk}"), &format!("{least} bytes"), found));
             }
-            return Ok(&scratch.raw);
+            return Ok(&scratch.raw[..least]);
         }
         scratch.plain.resize(size, 0);
         let inflated = (scratch.inflater).zlib_decompress(&scratch.raw, &mut scratch.plain);
