@@ -56,9 +56,13 @@ def to_spatialdata(adata: AnnData) -> Any:
     ValueError
         No library, or no positions.
     """
-    from spatialdata import SpatialData
-    from spatialdata.models import Image2DModel, ShapesModel, TableModel
-    from spatialdata.transformations import Identity, Scale
+    try:
+        from spatialdata import SpatialData
+        from spatialdata.models import Image2DModel, ShapesModel, TableModel
+        from spatialdata.transformations import Identity, Scale
+    except ImportError as error:
+        found = f"expected spatialdata (pip install 'stfast[spatialdata]'), got {error}"
+        raise ImportError(found) from error
 
     name, library = _spatial.library(adata)
     factors, images = library["scalefactors"], library["images"]
