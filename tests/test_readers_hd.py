@@ -37,7 +37,6 @@ def check_rule(folder, matrix, places, mask, factor, **options):
     keep = np.array([place in inside for place in zip(rows, cols, strict=True)])
     every = read_visium_hd(folder, 2 * factor, raw=True, **options)
     assert every.X.sum() == matrix.sum()
-    assert_same(every.X, sums.astype(np.int32)) if every.n_obs == 1 else None
     assert (every.X != sums).nnz == 0
     assert_canonical(every.X)
     np.testing.assert_array_equal(every.obs["in_tissue"], keep)
