@@ -5,6 +5,7 @@ temporary files. Sizes and shapes are those of real slides; contents are invente
 real slide of this kind is small and free.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -13,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import polars as pl
 import tifffile
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -23,11 +26,17 @@ from scipy import sparse
 import stfast
 from benches.measure import threads
 from stfast._output import whole
+from stfast.synthetic._stream import in_order
+from stfast.synthetic.counts import BAND_ROWS, Band, barcodes, invent_genes
+from stfast.synthetic.layout import Layout, lay_out
+from stfast.synthetic.matrix import RUST, MatrixWriter
 
 _VERSION = 1
 _ROWS = 8192
 _TABLE = 1 << 20
 _REGIONS = 6
+GRID = 3350
+"""2 µm squares along a side of a Visium HD slide."""
 BLOCK = 256
 """Side of a block of the slide in pixels."""
 
@@ -256,3 +265,97 @@ def visium_hd(side_um: float) -> Path:
         stfast.synthesize_visium_hd(folder, side_um=side_um, mpp=4.0)
 
     return cached(f"hd-{side_um:g}", make)
+
+
+def raw_squares(side: int, umi: float, n_genes: int = 19_059) -> Path:
+    """A Visium HD folder of a full grid's positions and the raw counts of its middle.
+
+    ``side``² squares of the 3350² hold counts, ``umi`` molecules each on average; those of
+    a disc are in tissue. There is no picture. Bands are drawn, packed and forgotten, so
+    that a slide larger than memory can be made.
+    """
+
+    def make(folder: Path) -> None:
+        spatial = folder / "binned_outputs" / "square_002um" / "spatial"
+        spatial.mkdir(parents=True)
+        layout = lay_out(2.0 * GRID, 0.2737)
+        _write_grid(spatial, layout)
+        factors = {key: float(value) for key, value in layout.scalefactors().items()}
+        (spatial / "scalefactors_json.json").write_text(json.dumps(factors))
+        tables, first = _gene_tables(n_genes, 0), (GRID - side) // 2
+        genes, path = invent_genes(n_genes, 0), spatial.parent / "raw_feature_bc_matrix.h5"
+
+        def band(start: int) -> Band:
+            return _middle_band(tables, n_genes, umi, start=start, first=first, side=side)
+
+        with (
+            ThreadPoolExecutor(threads()) as pool,
+            MatrixWriter(path, RUST, genes, pool=pool) as writer,
+        ):
+            for made in in_order(pool, band, range(0, GRID, BAND_ROWS)):
+                writer.append(barcodes(layout, made, RUST.barcode), made)
+
+    return cached(f"raw-{side}-{umi:g}-{n_genes}", make)
+
+
+def _middle_band(
+    tables: NDArray[np.int32], n_genes: int, umi: float, *, start: int, first: int, side: int
+) -> Band:
+    rng = np.random.default_rng([2, start])
+    rows, cols = np.divmod(np.arange(min(BAND_ROWS, GRID - start) * GRID), GRID)
+    rows += start
+    squares = np.flatnonzero((abs(rows - first - side / 2) < side / 2) & (cols >= first))
+    squares = squares[cols[squares] < first + side]
+    depth = rng.poisson(umi * rng.gamma(4, 0.25, squares.size))
+    squares, depth = squares[depth > 0], depth[depth > 0]
+    region = np.repeat(cols[squares] // 500 % _REGIONS, depth)
+    genes = tables[region, rng.integers(0, _TABLE, region.size)]
+    keys = np.repeat(np.arange(squares.size), depth) * n_genes + genes
+    keys.sort()
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    values = np.diff(starts, append=keys.size).astype(np.int32)
+    row, gene = np.divmod(keys[starts], n_genes)
+    each = np.bincount(row, minlength=squares.size)
+    return Band(start, np.ones(rows.size, np.bool_), squares, each, gene, values)
+
+
+def _write_grid(spatial: Path, layout: Layout) -> None:
+    rows, cols = np.divmod(np.arange(GRID * GRID, dtype=np.uint32), np.uint32(GRID))
+    x, y = layout.pixels(rows, cols)
+    middle = (GRID - 1) / 2
+    disc = (rows - middle) ** 2 + (cols - middle) ** 2 < (0.4 * GRID) ** 2
+    padded = [pl.col(f"array_{axis}").cast(pl.String).str.zfill(5) for axis in ("row", "col")]
+    table = {"in_tissue": disc.view(np.uint8), "array_row": rows, "array_col": cols}
+    pl.DataFrame(table | {"pxl_row_in_fullres": y, "pxl_col_in_fullres": x}).select(
+        pl.format("s_002um_{}_{}-1", *padded).alias("barcode"), pl.all()
+    ).write_parquet(
+        spatial / "tissue_positions.parquet", compression="zstd", row_group_size=GRID * GRID
+    )
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Barcodes and non-zeros of a 10x matrix."""
+    with h5py.File(path) as file:
+        return len(file["matrix/barcodes"]), len(file["matrix/data"])
+
+
+def binned_matrix(side: int, umi: float) -> Path:
+    """The 8 µm bins of `raw_squares` as Space Ranger's Python code writes a filtered matrix."""
+
+    def make(path: Path) -> None:
+        adata = stfast.read_visium_hd(raw_squares(side, umi), 8)
+        layout = {"chunks": (80_000,), "shuffle": True, "compression": "gzip"}
+        counts = {"data": (adata.X.data, "<i4"), "indices": (adata.X.indices, "<i8")}
+        with h5py.File(path, "w") as file:
+            group = file.create_group("matrix")
+            for name, (values, dtype) in counts.items():
+                group.create_dataset(name, data=values, dtype=dtype, maxshape=(None,), **layout)
+            group["indptr"] = adata.X.indptr.astype(np.int64)
+            group["shape"] = np.array(adata.shape[::-1], np.int32)
+            group["barcodes"] = adata.obs_names.to_numpy().astype("S")
+            texts = {"id": "gene_ids", "feature_type": "feature_types", "genome": "genome"}
+            for name, column in texts.items():
+                group[f"features/{name}"] = adata.var[column].to_numpy().astype("S")
+            group["features/name"] = adata.var_names.to_numpy().astype("S")
+
+    return cached(f"binned-{side}-{umi:g}.h5", make)

@@ -300,6 +300,52 @@ def scanpy_bins(folder: Path, factor: int) -> AnnData:
     return AnnData(summed[kept], obs=obs, var=squares.var)
 
 
+def scanpy_h5(path: Path) -> AnnData:
+    """A 10x matrix by scanpy's reader."""
+    import scanpy as sc
+
+    adata = sc.read_10x_h5(path)
+    adata.var_names_make_unique()
+    return adata
+
+
+def scanpy_mtx(folder: Path) -> AnnData:
+    """A 10x matrix in three texts by scanpy's reader; its CSC made CSR."""
+    import scanpy as sc
+
+    adata = sc.read_10x_mtx(folder)
+    adata.X = sparse.csr_matrix(adata.X)
+    return adata
+
+
+def inflate_chunks(path: Path, threads: int) -> None:
+    """Inflate counts and genes of a 10x matrix by zlib and throw them away: the codec's rate."""
+    import zlib
+
+    import h5py
+
+    def inflate(mine: Sequence[tuple[int, int]]) -> None:
+        with path.open("rb") as file:
+            for offset, size in mine:
+                file.seek(offset)
+                zlib.decompress(file.read(size))
+
+    chunks: list[tuple[int, int]] = []
+    with h5py.File(path) as file:
+        for name in ("data", "indices"):
+            file[f"matrix/{name}"].id.chunk_iter(lambda c: chunks.append((c.byte_offset, c.size)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(inflate, [chunks[first::threads] for first in range(threads)]))
+
+
+def scipy_mtx(path: Path) -> sparse.csr_matrix:
+    """Triplets on all threads, then barcodes × genes in CSR."""
+    import scipy.io
+
+    turned: Any = scipy.io.mmread(path)
+    return sparse.csr_matrix(turned.T)
+
+
 def torch_epoch(
     files: Sequence[Path], genes: NDArray[np.float32], *, batch_size: int, processes: int
 ) -> list[Batch]:

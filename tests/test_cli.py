@@ -122,6 +122,11 @@ TILE = ["tile", "in/he.png", "--spots", "in/xy.csv", "-o", "t.npy"]
         (["bin", "HD", "-o", "gone/o.h5ad"], "gone"),
         (["bin", "HD", "-o", "in"], "in"),
         (["tile", "in/he.png", "-o", "t.npy"], "expected --spots or --grid with an image"),
+        (["convert", "gone", "o.h5ad"], "gone"),
+        (["convert", "HD", "o.xlsx"], "--to: expected one of"),
+        (["convert", "HD", "o.h5ad", "--to", "x"], "--to: expected one of"),
+        (["convert", "HD", "o.h5ad", "--bin-size", "7"], "bin_size: expected a multiple of 2"),
+        (["convert", "HD", "gone/o.h5ad"], "gone"),
         (["tile", "in/he.png", "--spots", "gone.csv", "-o", "t.npy"], "gone.csv"),
         (["tile", "in/he.png", "--spots", "in/he.png", "-o", "t.npy"], "he.png: expected"),
         (["tile", "in/he.png", "--spots", "in/nan.csv", "-o", "t.npy"], "nan.csv: expected finite"),
@@ -224,7 +229,7 @@ def test_help_names_every_option(stfast_says, words):
     for option in {
         "bin": ["--bin-size", "--workers", "--json"],
         "tile": ["--span-um", "--size", "--format", "--resume", "--grid", "--workers"],
-    }.get("".join(words), ["info", "hvg", "demo"]):
+    }.get("".join(words), ["info", "hvg", "demo", "convert"]):
         assert option in out
 
 

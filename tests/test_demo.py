@@ -65,7 +65,7 @@ def test_the_steps_did_what_the_functions_do(made):
     slide = next(path for path in folder.iterdir() if path.is_dir())
     did = {step.name: step for step in steps}
     adata = stfast.read(slide)
-    raw = stfast.read(slide, bin_size=2, filtered=False)
+    raw = stfast.read(slide, bin_size=2, raw=True)
     assert did["make"].amount == 2500
     assert did["read"].amount == did["aggregate"].amount == raw.X.nnz
     assert did["load"].amount == did["draw"].amount == adata.n_obs

@@ -61,9 +61,7 @@ def assert_conventions(adata):
 
 @pytest.mark.parametrize("kind", ["raw", "filtered"])
 def test_squares_on_disk_are_read_as_scanpy_reads_them(slide, kind):
-    found = at_any_workers(
-        lambda n: read_visium_hd(slide, 2, filtered=kind == "filtered", workers=n)
-    )
+    found = at_any_workers(lambda n: read_visium_hd(slide, 2, raw=kind == "raw", workers=n))
     expected = oracles.squares_of(slide / SQUARE, kind=kind)
     assert (found.X != expected.X).nnz == 0
     assert found.X.dtype == np.int32
@@ -92,7 +90,7 @@ def test_bins_are_built_from_raw_squares_by_space_rangers_rule(slide, squares, b
     np.testing.assert_array_equal(found.obs["array_row"], bin_rows[keep])
     np.testing.assert_array_equal(found.obs["array_col"], bin_cols[keep])
     assert (found.obs["in_tissue"] == 1).all()
-    every = read_visium_hd(slide, bin_size, filtered=False)
+    every = read_visium_hd(slide, bin_size, raw=True)
     assert (every.X != sums).nnz == 0
     np.testing.assert_array_equal(every.obs["in_tissue"], keep)
     assert_conventions(found)
@@ -101,7 +99,7 @@ def test_bins_are_built_from_raw_squares_by_space_rangers_rule(slide, squares, b
 def test_a_slide_is_read_at_8_um_unless_told_otherwise(slide, bins):
     assert_same(read_visium_hd(slide), bins)
     assert bins.uns["spatial"]["slide"]["scalefactors"]["bin_size_um"] == 8
-    assert bins.uns["stfast"]["read_visium_hd"] == {"bin_size": 8, "filtered": True}
+    assert bins.uns["stfast"]["read_visium_hd"] == {"bin_size": 8, "raw": False}
     assert bins.obs_names[0].startswith("s_008um_")
 
 
@@ -115,7 +113,7 @@ def test_a_square_in_tissue_without_counts_puts_its_bin_in_tissue(folder):
 
 def test_an_existing_bin_size_is_taken_as_it_is(folder):
     """Counts of an 8 µm folder are Space Ranger's own: not rebuilt from the squares."""
-    bins = read(folder, filtered=False)
+    bins = read(folder, raw=True)
     target = folder / "binned_outputs/square_008um"
     (target / "spatial").mkdir(parents=True)
     shutil.copy(folder / RAW, target / "filtered_feature_bc_matrix.h5")
@@ -160,8 +158,9 @@ def test_the_folder_may_be_any_of_its_levels(slide, monkeypatch, below, how):
 def test_the_picture_may_be_given_or_missing(folder, tmp_path):
     other = tmp_path / "other.btf"
     (folder / PICTURE).rename(other)
-    bare = read(folder)
-    assert "source_image_path" not in bare.uns["spatial"]["copy"]["metadata"]
+    bare = read(folder).uns["spatial"]["copy"]["metadata"]
+    assert bare["source_image"] == "hires"
+    assert bare["source_image_path"].endswith("tissue_hires_image.png")
     given = read(folder, image=other)
     assert given.uns["spatial"]["copy"]["metadata"]["source_image_path"] == str(other)
     with pytest.raises(FileNotFoundError, match=r"gone\.tif"):
@@ -212,7 +211,7 @@ def test_what_other_writers_write_is_read(folder, squares, writer):
         for name, array in arrays.items():
             del group[name]
             group.create_dataset(name, data=array, chunks=(100,), compression="gzip")
-    found = read(folder, bin_size=2, filtered=False)
+    found = read(folder, bin_size=2, raw=True)
     assert (found.X != squares.X).nnz == 0
     assert list(found.obs_names) == list(squares.obs_names)
     assert read(folder).X.sum() > 0
@@ -297,15 +296,14 @@ BROKEN = {
     "numbered barcodes": (put("matrix/barcodes", lambda b: np.arange(len(b))), MATRIX, "expected"),
     "barcodes no text": (put("matrix/barcodes", at(1, b"\xff\xfe")), MATRIX, "expected"),
     "barcodes missing": (put("matrix/barcodes", lambda b: b[:-1]), MATRIX, "barcodes by shape"),
-    "barcodes twice": (put("matrix/barcodes", lambda b: at(1, b[0])(b)), MATRIX, "expected"),
     "gene names missing": (put("matrix/features/name", [b"a", b"b"]), MATRIX, "expected"),
     "gene ids missing": (put("matrix/features/id", [b"a", b"b"]), MATRIX, "expected"),
     "indptr falls": (put("matrix/indptr", at(5, 10**6)), MATRIX, "indptr that does not rise"),
     "indptr negative": (put("matrix/indptr", at(5, -1)), MATRIX, "indptr that does not rise"),
     "indptr short": (put("matrix/indptr", lambda x: x[:-1]), MATRIX, "values in indptr"),
     "indices short": (put("matrix/indices", lambda x: x[:-1]), MATRIX, "values but"),
-    "gene too large": (put("matrix/indices", at(5, 60)), MATRIX, r"gene indices outside 0\.\.60"),
-    "gene negative": (put("matrix/indices", at(5, -1)), MATRIX, r"gene indices outside 0\.\.60"),
+    "gene too large": (put("matrix/indices", at(5, 60)), MATRIX, r"numbers in 0\.\.60, got 60"),
+    "gene negative": (put("matrix/indices", at(5, -1)), MATRIX, r"numbers in 0\.\.60, got -1"),
     "gene fractional": (put("matrix/indices", lambda x: x + 0.5), MATRIX, "expected"),
     "counts of text": (put("matrix/data", lambda x: x.astype("S")), MATRIX, "expected"),
     "counts NaN": (put("matrix/data", lambda x: x * np.nan), MATRIX, "expected"),
@@ -346,7 +344,9 @@ def test_a_broken_folder_names_the_file_and_the_fault(folder, fault):
     change(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(FormatError, match=f"{re.escape(name)}: .*{message}"):
+        # The core names the file last.
+        name = re.escape(name)
+        with pytest.raises(FormatError, match=f"{name}: .*{message}|{message}.*{name}"):
             read(folder)
 
 

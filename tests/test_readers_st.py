@@ -171,6 +171,58 @@ def test_rows_off_the_tissue_are_kept_and_marked(tmp_path):
     np.testing.assert_array_equal(read(tmp_path).obs["in_tissue"], selected)
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("n", [4, 6, 7])
+def test_spot_tables_have_4_6_or_7_columns_with_or_without_a_header(tmp_path, n, header):
+    _, columns = made(tmp_path)
+    frame = pd.DataFrame(columns)
+    frame["selected"] = np.arange(12) % 2
+    frame.iloc[:, :n].to_csv(tmp_path / "spots.tsv", sep="\t", index=False, header=header)
+    found = read(tmp_path)
+    if n == 4:
+        x, y = (columns["new_x"] - 1) * 320 / 32, (columns["new_y"] - 1) * 340 / 34
+    else:
+        x, y = columns["pixel_x"], columns["pixel_y"]
+    np.testing.assert_array_equal(found.obsm["spatial"], np.column_stack([x, y]))
+    assert found.obs["in_tissue"].tolist() == (frame["selected"].tolist() if n == 7 else [1] * 12)
+    new_x = columns["new_x"]
+    factors = found.uns["spatial"][tmp_path.name]["scalefactors"]
+    radius = (x.max() - x.min()) / (new_x.max() - new_x.min()) / 4
+    assert factors["spot_diameter_fullres"] == 2 * radius
+
+
+def test_a_table_without_adjusted_places_has_its_own(tmp_path):
+    made(tmp_path, new_x=None, new_y=None)
+    factors = read(tmp_path).uns["spatial"][tmp_path.name]["scalefactors"]
+    assert factors["spot_diameter_fullres"] == 2 * 10 / 4
+
+
+@pytest.mark.parametrize("width", [3, 5, 8])
+def test_a_table_of_other_width_is_refused(tmp_path, width):
+    made(tmp_path)
+    text = "\n".join("\t".join(map(str, range(i, i + width))) for i in range(1, 13))
+    (tmp_path / "spots.tsv").write_text(text)
+    with pytest.raises(FormatError, match=rf"spots\.tsv: expected .*, got {width} columns"):
+        read(tmp_path)
+
+
+def test_a_2k_array_without_a_table_has_no_frame(tmp_path):
+    made(tmp_path, spots=False)
+    counts = pd.DataFrame(1, index=[f"{x}x{y}" for x, y in ((1, 1), (2, 4), (3, 3))], columns=GENES)
+    table(counts, tmp_path / "counts.tsv")
+    with pytest.raises(FormatError, match="expected a table of spots for a 2k array, got none"):
+        read(tmp_path)
+
+
+def test_the_kind_of_array_is_told(tmp_path, real):
+    made(tmp_path)
+    for folder, kind in ((tmp_path, "1k"), (real("st/mob2-2k"), "2k")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ((_, library),) = read(folder).uns["spatial"].items()
+        assert library["metadata"]["array"] == kind
+
+
 def test_spots_off_the_picture_are_flagged(tmp_path):
     _, columns = made(tmp_path)
     made(tmp_path, pixel_x=columns["pixel_x"] - 30)

@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
-    from stfast.bins import Bins, aggregate_bins
+    from stfast.bins import Bins, Labelled, aggregate_bins
+    from stfast.convert import to_spatialdata, write_stimage
+    from stfast.h5 import read_h5_dataset
     from stfast.hvg import highly_variable_genes
     from stfast.images import SlideImage, open_image
     from stfast.loader import Batch, TileLoader
-    from stfast.readers import read, read_st, read_visium_hd
+    from stfast.readers import (
+        read,
+        read_10x,
+        read_st,
+        read_stimage,
+        read_stimage_meta,
+        read_visium,
+        read_visium_hd,
+    )
     from stfast.synthetic import synthesize_visium_hd
     from stfast.tiles import TileReport, extract_tiles, thumbnail, tissue_grid
     from stfast.tiles._write import write_tiles
@@ -23,6 +33,7 @@ __all__ = [
     "Batch",
     "Bins",
     "FormatError",
+    "Labelled",
     "SlideImage",
     "TileLoader",
     "TileReport",
@@ -32,17 +43,25 @@ __all__ = [
     "highly_variable_genes",
     "open_image",
     "read",
+    "read_10x",
+    "read_h5_dataset",
     "read_st",
+    "read_stimage",
+    "read_stimage_meta",
+    "read_visium",
     "read_visium_hd",
     "synthesize_visium_hd",
     "thumbnail",
     "tissue_grid",
+    "to_spatialdata",
+    "write_stimage",
     "write_tiles",
 ]
 
 _HOMES = {
     "Batch": "loader",
     "Bins": "bins",
+    "Labelled": "bins",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
@@ -51,11 +70,18 @@ _HOMES = {
     "highly_variable_genes": "hvg",
     "open_image": "images",
     "read": "readers",
+    "read_10x": "readers",
+    "read_h5_dataset": "h5",
     "read_st": "readers",
+    "read_stimage": "readers",
+    "read_stimage_meta": "readers",
+    "read_visium": "readers",
     "read_visium_hd": "readers",
     "synthesize_visium_hd": "synthetic",
     "thumbnail": "tiles",
     "tissue_grid": "tiles",
+    "to_spatialdata": "convert",
+    "write_stimage": "convert",
     "write_tiles": "tiles._write",
 }
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Cache",
+    "Chunked",
     "FormatError",
     "Level",
     "__version__",
@@ -18,11 +19,17 @@ __all__ = [
     "extract_tiles",
     "gather_rows",
     "moments",
+    "parse_squares",
     "pearson",
+    "read_chunks",
+    "read_mtx",
+    "read_table",
     "row_sums",
     "sum_groups",
+    "sum_stored",
     "tile_order",
     "value_kinds",
+    "write_table",
     "write_tiles",
 ]
 
@@ -120,6 +127,36 @@ class _Output(Protocol):
     @property
     def done(self) -> NDArray[np.bool_]: ...
 
+class _Dataset(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def chunk(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def big_endian(self) -> bool: ...
+    @property
+    def shuffle(self) -> int | None: ...
+    @property
+    def deflate(self) -> int | None: ...
+    @property
+    def offsets(self) -> NDArray[np.uint64]: ...
+    @property
+    def lengths(self) -> NDArray[np.uint64]: ...
+    @property
+    def masks(self) -> NDArray[np.uint32]: ...
+    @property
+    def places(self) -> NDArray[np.uint64]: ...
+
+@final
+class Chunked:
+    def __new__(cls, path: str | PathLike[str], header: _Dataset) -> Chunked: ...
+
 @final
 class Level:
     def __new__(cls, path: str | PathLike[str], header: _Header) -> Level: ...
@@ -139,6 +176,45 @@ def sum_groups(
     workers: int,
     progress: _Progress | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def read_chunks(
+    dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
+) -> None: ...
+def sum_stored(
+    matrix: tuple[Chunked, Chunked, NDArray[np.int64], int, bool, int],
+    group_of_row: NDArray[np.int64],
+    n_groups: int,
+    dtype: str,
+    workers: int,
+    progress: _Progress | None = None,
+) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def parse_squares(
+    texts: NDArray[np.uint8],
+    width: int,
+    size: int,
+    rows: NDArray[np.int32],
+    cols: NDArray[np.int32],
+    workers: int,
+) -> bool: ...
+def read_mtx(
+    path: str | PathLike[str], dtype: str, workers: int, progress: _Progress | None = None
+) -> tuple[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]], int]: ...
+def read_table(
+    path: str | PathLike[str],
+    separator: int,
+    n_cols: int,
+    dtype: str,
+    workers: int,
+    progress: _Progress | None = None,
+) -> tuple[bytes, bytes, tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]]: ...
+def write_table(
+    path: str | PathLike[str],
+    header: str,
+    names: list[str],
+    separator: int,
+    matrix: _Matrix,
+    workers: int,
+    progress: _Progress | None = None,
+) -> None: ...
 def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
 def moments(
     matrix: _Matrix,

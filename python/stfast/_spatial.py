@@ -33,6 +33,11 @@ def scalefactor(adata: AnnData, name: str) -> float:
 
 
 def centers(adata: AnnData) -> NDArray[np.float64]:
+    """Spot centres (x, y) in pixels of the picture that is used, (n, 2)."""
+    return full_centers(adata) * image_scale(adata)
+
+
+def full_centers(adata: AnnData) -> NDArray[np.float64]:
     """Spot centres (x, y) in full-resolution pixels, (n, 2)."""
     if "spatial" not in adata.obsm:
         found = ", ".join(map(repr, adata.obsm)) or "none"
@@ -42,16 +47,26 @@ def centers(adata: AnnData) -> NDArray[np.float64]:
 
 def spot_span(adata: AnnData) -> float:
     """Side in pixels of the paper's window: the square of side 2r around a spot."""
-    return scalefactor(adata, "spot_diameter_fullres")
+    return scalefactor(adata, "spot_diameter_fullres") * image_scale(adata)
 
 
 def mpp(adata: AnnData) -> float:
-    """µm per full-resolution pixel."""
-    return scalefactor(adata, "microns_per_pixel")
+    """µm per pixel of the picture that is used."""
+    return scalefactor(adata, "microns_per_pixel") / image_scale(adata)
+
+
+def image_scale(adata: AnnData) -> float:
+    """Pixels of the picture that is used for one of full resolution.
+
+    Below 1 where only the hires or the lowres picture is at hand.
+    """
+    libraries = adata.uns.get("spatial", {})
+    metadata = library(adata)[1].get("metadata", {}) if len(libraries) == 1 else {}
+    return float(metadata.get("source_image_scalef", 1.0))
 
 
 def image_path(adata: AnnData) -> Path:
-    """The full-resolution picture that the coordinates refer to."""
+    """The best picture at hand: full resolution, else hires, else lowres."""
     name, contents = library(adata)
     path = contents.get("metadata", {}).get("source_image_path")
     if not path:

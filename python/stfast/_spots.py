@@ -53,17 +53,33 @@ def _of_slide(image: SlideImage | None, adata: AnnData) -> Spots:
     """The spots in tissue; all of them where nothing says which these are."""
     if "in_tissue" in adata.obs:
         adata = adata[adata.obs["in_tissue"] == 1]
-    image = open_image(_spatial.image_path(adata)) if image is None else image
-    factors = _spatial.library(adata)[1].get("scalefactors", {}) if adata.uns.get("spatial") else {}
-    mpp, diameter = factors.get("microns_per_pixel"), factors.get("spot_diameter_fullres")
-    if image.mpp is None and mpp:
-        image = replace(image, mpp=float(mpp), mpp_source="scalefactors")
+    if not adata.uns.get("spatial"):
+        if image is None:
+            raise ValueError("spots: expected an image, got none and none in uns['spatial']")
+        return Spots(image, list(adata.obs_names), _spatial.full_centers(adata), None)
+    named = _spatial.library(adata)[1].get("metadata", {}).get("source_image_path")
+    if image is None:
+        image = open_image(_spatial.image_path(adata))
+    elif not named or Path(named).absolute() != image.path:
+        adata = _on_full_resolution(adata)
+    factors = _spatial.library(adata)[1].get("scalefactors", {})
+    if image.mpp is None and factors.get("microns_per_pixel"):
+        image = replace(image, mpp=_spatial.mpp(adata), mpp_source="scalefactors")
     return Spots(
         image=image,
         names=list(adata.obs_names),
         centers=_spatial.centers(adata),
-        diameter=None if diameter is None else float(diameter),
+        diameter=_spatial.spot_span(adata) if "spot_diameter_fullres" in factors else None,
     )
+
+
+def _on_full_resolution(adata: AnnData) -> AnnData:
+    """The slide without its own picture: the one that is given has full resolution."""
+    name, library = _spatial.library(adata)
+    metadata = {"source_image_scalef": 1.0}
+    bare = AnnData(obs=adata.obs, obsm={"spatial": _spatial.full_centers(adata)})
+    bare.uns["spatial"] = {name: {**library, "metadata": metadata}}
+    return bare
 
 
 def _of_table(image: SlideImage, table: Path) -> Spots:

@@ -150,7 +150,7 @@ def _read(run: Run, slide: Path, bin_size: int, workers: int | None) -> AnnData:
     aggregate = bool(on_disk) and bin_size not in on_disk
     with run.step("read", "counts") as note:
         if aggregate:
-            adata = read_visium_hd(slide, min(on_disk), filtered=False, workers=workers)
+            adata = read_visium_hd(slide, min(on_disk), raw=True, workers=workers)
         elif on_disk:
             adata = read_visium_hd(slide, bin_size, workers=workers)
         else:

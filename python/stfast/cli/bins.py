@@ -16,18 +16,22 @@ def bin_(
     source: Annotated[Path, typer.Argument(help="Visium HD folder, or an h5ad of its squares.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad to write.")],
     bin_size: BinSize = 8,
+    raw: Annotated[bool, typer.Option("--raw", help="Keep bins off the tissue.")] = False,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Aggregate the squares of a Visium HD slide into bins."""
-    if source.suffix == ".h5ad":
-        import anndata
+    with progress_bar("bins", None) as advance:
+        if source.suffix == ".h5ad":
+            import anndata
 
-        squares = anndata.read_h5ad(source)
-        with progress_bar("bins", None) as advance:
+            # Backed: the squares pass through, they are never all in memory.
+            squares = anndata.read_h5ad(source, backed="r")
             binned = stfast.aggregate_bins(squares, bin_size, workers=workers, progress=advance)
-    else:
-        binned = stfast.read_visium_hd(source, bin_size, workers=workers)
+        else:
+            binned = stfast.read_visium_hd(
+                source, bin_size, raw=raw, workers=workers, progress=advance
+            )
     with whole(output) as partial:
         binned.write_h5ad(partial, compression="gzip")
     found = {

@@ -1,14 +1,14 @@
 """Legacy Spatial Transcriptomics (Ståhl et al. 2016): a table of counts and a picture.
 
 Counts have a row a spot, named by its place on the array (``10x13``, or adjusted
-to ``9.93x13.02``). A spot table (st_spot_detector's) gives pixel positions; where
-there is none the picture is cropped to the array's frame, and a place (x, y) lies
-at ``((x - 1) W / 32, (y - 1) H / 34)``.
+to ``9.93x13.02``), or a column a spot. A spot table (st_spot_detector's, with 4, 6 or 7
+columns) gives pixel positions; where there is none, or it has none, the picture is
+cropped to the array's frame, and a place (x, y) lies at
+``((x - 1) W / 32, (y - 1) H / 34)``.
 """
 
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,14 @@ from scipy import sparse
 
 from stfast import _check, _spatial
 from stfast._core import FormatError
+from stfast._warn import warn
 from stfast.images import SlideImage, open_image
 from stfast.tiles import thumbnail
 
 _PLACE = r"^\s*(-?\d+(?:\.\d+)?)[x_](-?\d+(?:\.\d+)?)\s*$"
 _PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-_SPOT_COLUMNS = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
+_SPOT_COLUMNS = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected"]
+_PIXELS = {"pixel_x", "pixel_y"}
 
 
 class Spots(NamedTuple):
@@ -55,7 +57,8 @@ def read_st(
     ----------
     path
         Folder with ``*counts*.tsv[.gz]``, a picture, and maybe a spot table
-        (``*spots*``, ``*alignment*`` or ``*coord*.tsv``).
+        (``*spots*``, ``*alignment*`` or ``*coord*.tsv``): ``x y new_x new_y [pixel_x pixel_y
+        [selected]]``, with a header or without.
     image
         The picture, if the folder holds several.
     workers
@@ -82,7 +85,7 @@ def read_st(
     matrix, names, genes = _read_counts(counts_path)
     places = _places(names, counts_path)
     tables = _spot_files(path)
-    spots = _from_table(tables[0], places) if tables else _from_frame(places, opened)
+    spots = _from_table(tables[0], places, opened) if tables else _from_frame(places, opened)
     placed = np.isfinite(spots.xy[:, 0])
     if not placed.all():
         _report_unplaced(placed, names, tables[0])
@@ -99,20 +102,24 @@ def read_st(
         index=pd.Index(names, dtype=object),
     )
     adata = AnnData(X=matrix, obs=obs, var=pd.DataFrame(index=genes), obsm={"spatial": spots.xy})
-    library = _library(opened, spots, places, _check.workers(workers))
+    library = _library(opened, spots, _unit_um(places), _check.workers(workers))
     adata.uns["spatial"] = {path.absolute().name: library}
     _spatial.stamp(adata, "read_st", positions="table" if tables else "frame")
     return adata
 
 
-def _library(
-    image: SlideImage, spots: Spots, places: NDArray[np.float64], threads: int
-) -> dict[str, Any]:
+def _unit_um(places: NDArray[np.float64]) -> float:
+    """µm from a place to the next: 200 on a 1k array.
+
+    On a 2k array only places whose x and y have the same parity exist, 100 µm apart.
+    """
+    whole = places.round().astype(np.int64)
+    return 100.0 if (whole.sum(axis=1) % 2 == 0).all() and len(whole) > 1 else 200.0
+
+
+def _library(image: SlideImage, spots: Spots, unit: float, threads: int) -> dict[str, Any]:
     hires, hires_scale = thumbnail(image, 2000, workers=threads)
     lowres, lowres_scale = thumbnail(image, 600, workers=threads)
-    whole = places.round().astype(np.int64)
-    # On a 2k array only places whose x and y have the same parity exist, 100 µm apart.
-    unit = 100.0 if (whole.sum(axis=1) % 2 == 0).all() and len(whole) > 1 else 200.0
     return {
         "images": {"hires": hires, "lowres": lowres},
         "scalefactors": {
@@ -122,7 +129,12 @@ def _library(
             "tissue_lowres_scalef": lowres_scale,
             "microns_per_pixel": unit / (4 * spots.radius),
         },
-        "metadata": {"source_image_path": str(image.path), "mpp_source": "array pitch"},
+        "metadata": {
+            "source_image": "full",
+            "source_image_path": str(image.path),
+            "mpp_source": "array pitch",
+            "array": "2k" if unit == 100.0 else "1k",
+        },
     }
 
 
@@ -164,9 +176,9 @@ def _read_counts(path: Path) -> tuple[sparse.csr_matrix, list[str], pd.Index]:
     return sparse.csr_matrix(values.astype(np.int32)), rows, genes
 
 
-def _read_table(path: Path) -> pl.DataFrame:
+def _read_table(path: Path, *, header: bool = True) -> pl.DataFrame:
     try:
-        table = pl.read_csv(path, separator="\t", infer_schema_length=100)
+        table = pl.read_csv(path, separator="\t", has_header=header, infer_schema_length=100)
     except (pl.exceptions.PolarsError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -186,28 +198,34 @@ def _places(names: list[str], path: Path) -> NDArray[np.float64]:
 
 
 def _from_frame(places: NDArray[np.float64], image: SlideImage) -> Spots:
+    if _unit_um(places) == 100.0:
+        raise FormatError(
+            f"{image.path.parent}: expected a table of spots for a 2k array, got none: "
+            f"its picture has no frame to place them by"
+        )
     height, width = image.shape
     pitch = np.array([width / 32, height / 34])
     radius = float(pitch[0] / 4)
     return Spots((places - 1) * pitch, np.ones(len(places), dtype=np.int64), radius)
 
 
-def _from_table(path: Path, places: NDArray[np.float64]) -> Spots:
+def _from_table(path: Path, places: NDArray[np.float64], image: SlideImage) -> Spots:
     """Spots' pixels by their rounded place, NaN where the table lacks one.
 
     The radius is taken over all rows of the table, as the paper does.
     """
-    table = _read_table(path)
-    missing = [name for name in _SPOT_COLUMNS if name not in table.columns]
-    if missing:
-        raise FormatError(f"{path}: expected columns {_SPOT_COLUMNS}, got {table.columns}")
-    selected = pl.col("selected") if "selected" in table.columns else pl.lit(1)
+    table = _read_spots(path)
+    if not _PIXELS & set(table.columns):
+        height, width = image.shape
+        pixel_x = (pl.col("new_x") - 1) * (width / 32)
+        pixel_y = (pl.col("new_y") - 1) * (height / 34)
+        table = table.with_columns(pixel_x=pixel_x, pixel_y=pixel_y)
+    selected = pl.col("selected") if "selected" in table.columns else pl.lit(1.0)
     try:
-        table = table.select(pl.col(_SPOT_COLUMNS).cast(pl.Float64), selected.cast(pl.Int64))
         keyed = table.select(
             pl.col("x", "y").round().cast(pl.Int64),
             pl.col("pixel_x", "pixel_y"),
-            in_tissue=pl.last(),
+            in_tissue=selected.cast(pl.Int64),
         )
     except pl.exceptions.PolarsError as error:
         raise FormatError(f"{path}: expected numbers, got {error}") from error
@@ -218,6 +236,33 @@ def _from_table(path: Path, places: NDArray[np.float64]) -> Spots:
     xy = np.ascontiguousarray(joined.select("pixel_x", "pixel_y").to_numpy())
     tissue = joined["in_tissue"].fill_null(0).to_numpy().astype(np.int64)
     return Spots(xy, tissue, _radius(table, path))
+
+
+def _read_spots(path: Path) -> pl.DataFrame:
+    """A spot table, with a header or without: 4, 6 or 7 columns of st_spot_detector's.
+
+    ``x y new_x new_y [pixel_x pixel_y [selected]]``; a table with a header may leave out
+    ``new_x`` and ``new_y``, which are then ``x`` and ``y``.
+    """
+    table = _read_table(path)
+    if re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", table.columns[0]):
+        if table.width not in (4, 6, 7):
+            raise FormatError(
+                f"{path}: expected {_SPOT_COLUMNS} (4, 6 or 7 of them), got {table.width} columns"
+            )
+        table = _read_table(path, header=False)
+        table.columns = _SPOT_COLUMNS[: table.width]
+    table = table.rename({name: name.strip().lower() for name in table.columns})
+    known = [name for name in _SPOT_COLUMNS if name in table.columns]
+    has = set(known)
+    pixels, adjusted = _PIXELS <= has, {"new_x", "new_y"} <= has
+    if not {"x", "y"} <= has or not (pixels or adjusted) or (_PIXELS & has and not pixels):
+        raise FormatError(f"{path}: expected columns {_SPOT_COLUMNS[:-1]}, got {table.columns}")
+    try:
+        table = table.select(pl.col(known).cast(pl.Float64))
+    except pl.exceptions.PolarsError as error:
+        raise FormatError(f"{path}: expected numbers, got {error}") from error
+    return table if adjusted else table.with_columns(new_x="x", new_y="y")
 
 
 def _radius(table: pl.DataFrame, path: Path) -> float:
@@ -236,4 +281,4 @@ def _report_unplaced(placed: NDArray[np.bool_], names: list[str], path: Path) ->
     message = f"{path}: expected a row for each of {len(names)} spots with counts, got {found}"
     if not placed.any():
         raise FormatError(message)
-    warnings.warn(f"{message}; left out", stacklevel=3)
+    warn(f"{message}; left out")

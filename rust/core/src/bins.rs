@@ -1,23 +1,25 @@
-//! Squares summed into bins.
+//! Squares summed into bins, or into whatever groups they belong to.
 //!
-//! A bin's row is the sum of its squares' rows. Each thread keeps one dense
-//! row of sums and a bitmap of the columns it touched: adding a count is one
-//! store and one bit, and reading the bitmap gives the columns already sorted,
-//! so nothing is ever sorted or merged. Bins are independent and a bin's
-//! squares are added in input order, which fixes floating-point sums too.
+//! [`assign`] gives squares their bins; [`sum_groups`] adds up the rows of a matrix in
+//! memory, [`sum_stored`] those of a matrix in a file, of which it holds a stretch at a
+//! time. Groups are independent and a group's rows are added in input order, which fixes
+//! floating-point sums too.
 
 use rayon::prelude::*;
 
+pub mod squares;
+mod stream;
+mod sums;
+
 use crate::csr::{Csr, Index};
 use crate::error::{Result, expect_len};
-use crate::simd::with_avx2;
 use crate::{Error, Watch};
 
-/// Bins per unit of parallel work.
-const CHUNK: usize = 256;
+pub use stream::{Stored, sum_stored};
+use sums::{Groups, Store};
 
 /// A number type that counts come in, and the wider one they are summed in.
-pub trait Count: Copy + Default + Send + Sync {
+pub trait Count: Copy + Default + Send + Sync + 'static {
     /// Holds any sum that a matrix in memory can have.
     type Sum: Copy + Default + PartialEq + std::ops::AddAssign + Send;
     /// Name that numpy gives the type.
@@ -168,213 +170,20 @@ pub fn sum_groups<T: Count, I: Index>(
 ) -> Result<Sums<T>> {
     let csr = csr.checked(watch)?;
     expect_len("group of each row", group_of_row.len(), csr.n_rows())?;
-    if csr.n_cols > i32::MAX as usize {
-        return Err(Error::Value {
-            what: "columns",
-            expected: "at most 2147483647".into(),
-            found: csr.n_cols.to_string(),
-        });
-    }
-    let (starts, members) = members_by_group(group_of_row, n_groups)?;
-    let chunks: Vec<usize> = (0..n_groups).step_by(CHUNK).collect();
-    let pieces = (chunks.par_iter())
-        .map_init(
-            || Accumulator::new(csr.n_cols),
-            |accumulator, &first| {
-                watch.check()?;
-                let groups = first..(first + CHUNK).min(n_groups);
-                let piece = accumulator.piece(csr, groups, &starts, &members)?;
-                watch.advance(piece.ends.len() as u64);
-                Ok(piece)
-            },
-        )
-        .collect::<Result<Vec<_>>>()?;
-    Ok(join(pieces, n_groups))
+    check_columns(csr.n_cols)?;
+    let groups = Groups::of(group_of_row, n_groups)?;
+    let mut store = Store::with_bound(csr.data.len(), n_groups);
+    store.add_sums(csr, &groups, 0..n_groups, watch)?;
+    Ok(store.finish())
 }
 
-/// Rows of each group in input order: a stable counting sort.
-fn members_by_group(group_of_row: &[i64], n_groups: usize) -> Result<(Vec<usize>, Vec<usize>)> {
-    let mut starts = vec![0; n_groups + 1];
-    for &group in group_of_row {
-        if group < -1 || group >= n_groups as i64 {
-            return Err(Error::Index {
-                what: "group of a row",
-                bound: n_groups,
-                found: group,
-            });
-        }
-        if group >= 0 {
-            starts[group as usize + 1] += 1;
-        }
+fn check_columns(n_cols: usize) -> Result<()> {
+    if n_cols <= i32::MAX as usize {
+        return Ok(());
     }
-    for group in 0..n_groups {
-        starts[group + 1] += starts[group];
-    }
-    let mut next = starts.clone();
-    let mut members = vec![0; starts[n_groups]];
-    for (row, &group) in group_of_row.iter().enumerate() {
-        if group >= 0 {
-            let slot = &mut next[group as usize];
-            members[*slot] = row;
-            *slot += 1;
-        }
-    }
-    Ok((starts, members))
-}
-
-/// The sums of a run of groups, before they are joined.
-struct Piece<T> {
-    data: Vec<T>,
-    indices: Vec<i32>,
-    ends: Vec<usize>,
-}
-
-/// One dense row of sums, a bit for each column it holds, and room to list them.
-struct Accumulator<S> {
-    sums: Vec<S>,
-    touched: Vec<u64>,
-    columns: Vec<i32>,
-}
-
-impl<S: Copy + Default + PartialEq + std::ops::AddAssign> Accumulator<S> {
-    fn new(n_cols: usize) -> Self {
-        let words = n_cols.div_ceil(64);
-        Self {
-            sums: vec![S::default(); n_cols],
-            touched: vec![0; words],
-            columns: vec![0; words * 64 + UNROLLED],
-        }
-    }
-
-    fn piece<T: Count<Sum = S>, I: Index>(
-        &mut self,
-        csr: Csr<'_, T, I>,
-        groups: std::ops::Range<usize>,
-        starts: &[usize],
-        members: &[usize],
-    ) -> Result<Piece<T>> {
-        let squares = &members[starts[groups.start]..starts[groups.end]];
-        let bound = squares.iter().map(|&row| csr.row_nnz(row)).sum();
-        let mut piece = Piece {
-            data: Vec::with_capacity(bound),
-            indices: Vec::with_capacity(bound),
-            ends: Vec::with_capacity(groups.len()),
-        };
-        for group in groups {
-            for &row in &members[starts[group]..starts[group + 1]] {
-                self.add(csr.row(row));
-            }
-            self.drain(&mut piece)?;
-        }
-        Ok(piece)
-    }
-
-    fn add<T: Count<Sum = S>, I: Index>(&mut self, (cols, values): (&[I], &[T])) {
-        for (col, value) in cols.iter().zip(values) {
-            let col = col.at();
-            self.sums[col] += value.widen();
-            self.touched[col / 64] |= 1 << (col % 64);
-        }
-    }
-
-    /// Moves the row of sums to the end of the piece and clears it.
-    fn drain<T: Count<Sum = S>>(&mut self, piece: &mut Piece<T>) -> Result<()> {
-        let n = list_bits(&mut self.touched, &mut self.columns);
-        let start = piece.data.len();
-        let (mut fits, mut zeros) = (true, false);
-        let sums = &mut self.sums;
-        piece.indices.extend_from_slice(&self.columns[..n]);
-        piece.data.extend(self.columns[..n].iter().map(|&col| {
-            let sum = std::mem::take(&mut sums[col as usize]);
-            let value = T::narrow(sum);
-            fits &= value.is_some();
-            let value = value.unwrap_or_default();
-            zeros |= value.widen() == S::default();
-            value
-        }));
-        if !fits {
-            let (what, dtype) = ("counts of a bin", T::DTYPE);
-            return Err(Error::Overflow { what, dtype });
-        }
-        if zeros {
-            piece.drop_zeros(start);
-        }
-        piece.ends.push(piece.data.len());
-        Ok(())
-    }
-}
-
-impl<T: Count> Piece<T> {
-    /// Takes out what summed to zero, from `start` on.
-    fn drop_zeros(&mut self, start: usize) {
-        let mut kept = start;
-        for i in start..self.data.len() {
-            if self.data[i].widen() != T::Sum::default() {
-                self.data[kept] = self.data[i];
-                self.indices[kept] = self.indices[i];
-                kept += 1;
-            }
-        }
-        self.data.truncate(kept);
-        self.indices.truncate(kept);
-    }
-}
-
-/// Bits of a word that are listed without asking how many there are.
-const UNROLLED: usize = 4;
-
-with_avx2! {
-    /// Lists the positions of the set bits in order, clears them, and counts them.
-    ///
-    /// A row of sums touches about one column in sixty: how many bits a word has
-    /// cannot be foretold, so a few are always written and the surplus overwritten.
-    fn list_bits(words: &mut [u64], out: &mut [i32]) -> usize {
-        let mut n = 0;
-        for (word, base) in words.iter_mut().zip((0..).step_by(64)) {
-            let mut bits = std::mem::take(word);
-            let count = bits.count_ones() as usize;
-            for slot in &mut out[n..n + UNROLLED] {
-                *slot = base + bits.trailing_zeros() as i32;
-                bits &= bits.wrapping_sub(1);
-            }
-            if count > UNROLLED {
-                for slot in &mut out[n + UNROLLED..n + count] {
-                    *slot = base + bits.trailing_zeros() as i32;
-                    bits &= bits.wrapping_sub(1);
-                }
-            }
-            n += count;
-        }
-        n
-    }
-}
-
-/// Puts the pieces one after another, each copied by its own thread.
-fn join<T: Count>(pieces: Vec<Piece<T>>, n_groups: usize) -> Sums<T> {
-    let nnz = pieces.iter().map(|piece| piece.data.len()).sum();
-    let mut indptr = Vec::with_capacity(n_groups + 1);
-    indptr.push(0);
-    let mut data = vec![T::default(); nnz];
-    let mut indices = vec![0; nnz];
-    let mut jobs = Vec::with_capacity(pieces.len());
-    let (mut data_left, mut indices_left) = (&mut data[..], &mut indices[..]);
-    let mut start = 0;
-    for piece in pieces {
-        indptr.extend(piece.ends.iter().map(|end| (start + end) as i64));
-        start += piece.data.len();
-        let (d, rest) = data_left.split_at_mut(piece.data.len());
-        data_left = rest;
-        let (i, rest) = indices_left.split_at_mut(piece.data.len());
-        indices_left = rest;
-        jobs.push((d, i, piece));
-    }
-    jobs.into_par_iter().for_each(|(data, indices, piece)| {
-        data.copy_from_slice(&piece.data);
-        indices.copy_from_slice(&piece.indices);
-    });
-    Sums {
-        data,
-        indices,
-        indptr,
-    }
+    Err(Error::Value {
+        what: "columns",
+        expected: "at most 2147483647".into(),
+        found: n_cols.to_string(),
+    })
 }

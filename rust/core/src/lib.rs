@@ -9,12 +9,14 @@
 pub mod bins;
 pub mod csr;
 pub mod error;
+pub mod h5;
 pub mod hvg;
 pub mod images;
 pub mod io;
 pub mod loader;
 mod simd;
 pub mod sweep;
+pub mod text;
 pub mod tiles;
 pub mod watch;
 

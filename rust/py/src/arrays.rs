@@ -63,4 +63,29 @@ macro_rules! with_csr {
     }};
 }
 
+/// Calls `$body` with `$t` as the type that a word names.
+macro_rules! with_dtype {
+    ($word:expr, $t:ident => $body:expr) => {
+        match $word {
+            "int32" => {
+                type $t = i32;
+                $body
+            }
+            "int64" => {
+                type $t = i64;
+                $body
+            }
+            "float64" => {
+                type $t = f64;
+                $body
+            }
+            word => {
+                let expected = "int32, int64 or float64";
+                return Err($crate::error::bad_word("dtype", expected, word));
+            }
+        }
+    };
+}
+
 pub(crate) use with_csr;
+pub(crate) use with_dtype;

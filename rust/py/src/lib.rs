@@ -7,9 +7,11 @@ mod arrays;
 mod bins;
 mod door;
 mod error;
+mod h5;
 mod hvg;
 mod images;
 mod loader;
+mod text;
 mod tiles;
 
 use pyo3::prelude::*;
@@ -20,10 +22,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("FormatError", py.get_type::<error::FormatError>())?;
+    module.add_class::<h5::Chunked>()?;
     module.add_class::<images::Level>()?;
     module.add_class::<tiles::Cache>()?;
     module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::parse_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
+    module.add_function(wrap_pyfunction!(h5::read_chunks, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::moments, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::pearson, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::row_sums, module)?)?;
@@ -31,6 +37,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::codec_rate, module)?)?;
+    module.add_function(wrap_pyfunction!(text::read_mtx, module)?)?;
+    module.add_function(wrap_pyfunction!(text::read_table, module)?)?;
+    module.add_function(wrap_pyfunction!(text::write_table, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::tile_order, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::write_tiles, module)?)?;
