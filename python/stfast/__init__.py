@@ -11,7 +11,13 @@ from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
     from stfast.bins import Bins, aggregate_bins
-    from stfast.hvg import highly_variable_genes
+    from stfast.hvg import (
+        GeneMoments,
+        gene_moments,
+        highly_variable_genes,
+        hvg_overlap,
+        hvg_rank_combined,
+    )
     from stfast.images import SlideImage, open_image
     from stfast.loader import Batch, TileLoader
     from stfast.readers import read, read_st, read_visium_hd
@@ -22,12 +28,16 @@ __all__ = [
     "Batch",
     "Bins",
     "FormatError",
+    "GeneMoments",
     "SlideImage",
     "TileLoader",
     "__version__",
     "aggregate_bins",
     "extract_tiles",
+    "gene_moments",
     "highly_variable_genes",
+    "hvg_overlap",
+    "hvg_rank_combined",
     "open_image",
     "read",
     "read_st",
@@ -39,11 +49,15 @@ __all__ = [
 _HOMES = {
     "Batch": "loader",
     "Bins": "bins",
+    "GeneMoments": "hvg",
     "SlideImage": "images",
     "TileLoader": "loader",
     "aggregate_bins": "bins",
     "extract_tiles": "tiles",
+    "gene_moments": "hvg",
     "highly_variable_genes": "hvg",
+    "hvg_overlap": "hvg",
+    "hvg_rank_combined": "hvg",
     "open_image": "images",
     "read": "readers",
     "read_st": "readers",

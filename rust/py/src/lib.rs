@@ -24,10 +24,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tiles::Cache>()?;
     module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::moments, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::pearson, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::row_sums, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::value_kinds, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_counts, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_deviations, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_excess, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_residuals, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_values, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::loess, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::zero_residuals, module)?)?;
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
