@@ -17,6 +17,10 @@ _MAD_OF_NORMAL = 0.6744897501960817
 """Median absolute deviation of a standard normal: its third quartile."""
 
 
+_ROUNDING = 1e-13
+"""Of an average: genes that are alike differ by less."""
+
+
 class Cutoffs(NamedTuple):
     """Bounds of what is chosen where no number of genes is asked for; all excluded."""
 
@@ -44,7 +48,7 @@ def seurat(mean: Floats, variance: Floats, n_bins: int) -> pd.DataFrame:
     alone = deviation.isna()
     # A gene alone in its bin gets 1: divided by itself instead of by no spread.
     deviation, average = deviation.where(~alone, average), average.where(~alone, 0.0)
-    return _table(mean, dispersion, (dispersion - average) / deviation)
+    return _table(mean, dispersion, _over(dispersion, average, deviation))
 
 
 def cell_ranger(mean: Floats, variance: Floats) -> pd.DataFrame:
@@ -60,10 +64,19 @@ def cell_ranger(mean: Floats, variance: Floats) -> pd.DataFrame:
     percentiles = np.percentile(mean, np.arange(10, 105, 5))
     edges = np.unique([-np.inf, *percentiles, np.inf])
     bins = pd.cut(pd.Series(mean), bins=edges.tolist())
-    away = dispersion - _medians(dispersion, bins)
-    deviation = _medians(np.abs(away), bins) / _MAD_OF_NORMAL
+    median = _medians(dispersion, bins)
+    deviation = _medians(np.abs(dispersion - median), bins) / _MAD_OF_NORMAL
+    return _table(mean, dispersion, _over(dispersion, median, deviation))
+
+
+def _over(dispersion: Floats, average: Any, deviation: Any) -> Floats:
+    """Distance from a bin's average in its deviations; differences of rounding are none."""
+    average, deviation = np.asarray(average), np.asarray(deviation)
+    rounding = _ROUNDING * np.abs(average)
+    away = dispersion - average
+    away, deviation = (np.where(np.abs(v) <= rounding, 0, v) for v in (away, deviation))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _table(mean, dispersion, away / deviation)
+        return np.asarray(away / deviation, dtype=np.float64)
 
 
 def _medians(values: Floats, bins: "pd.Series[Any]") -> Floats:
@@ -71,9 +84,8 @@ def _medians(values: Floats, bins: "pd.Series[Any]") -> Floats:
     return np.asarray(grouped.transform("median"), dtype=np.float64)
 
 
-def _table(mean: Floats, dispersion: Floats, norm: Any) -> pd.DataFrame:
-    columns = {"means": mean, "dispersions": dispersion}
-    return pd.DataFrame(columns | {"dispersions_norm": np.asarray(norm, dtype=np.float64)})
+def _table(mean: Floats, dispersion: Floats, norm: Floats) -> pd.DataFrame:
+    return pd.DataFrame({"means": mean, "dispersions": dispersion, "dispersions_norm": norm})
 
 
 def highest(score: Floats, n: int, *, with_ties: bool) -> NDArray[np.bool_]:

@@ -90,18 +90,16 @@ def ranked(batches: Sequence[Batch], options: Options, run: Run) -> pd.DataFrame
     first = options.flavor == "seurat_v3"
     found = rank(stacked, n_top, rank_first=first, as_scanpy=options.scanpy_compat)
     means, variances = _together(counts).mean_variance()
-    columns = {
-        "means": means,
-        "variances": variances,
-        "residual_variances" if pearson else "variances_norm": stacked.mean(axis=0),
-        "highly_variable_rank": found.rank,
-        "highly_variable_nbatches": found.n_batches,
-        "highly_variable_intersection": found.n_batches == len(batches),
-        "highly_variable": found.chosen,
-    }
-    if not pearson:
-        del columns["highly_variable_intersection"]
-    return pd.DataFrame(columns)
+    table = pd.DataFrame({"means": means, "variances": variances})
+    of_batches = {"highly_variable_nbatches": found.n_batches}
+    if pearson:
+        table["residual_variances"] = stacked.mean(axis=0)
+        of_batches["highly_variable_intersection"] = found.n_batches == len(batches)
+        table = table.assign(highly_variable_rank=found.rank, **of_batches)
+    else:
+        table = table.assign(**of_batches, highly_variable_rank=found.rank)
+        table["variances_norm"] = stacked.mean(axis=0)
+    return table.assign(highly_variable=found.chosen)
 
 
 def _together(counts: Sequence[Sums]) -> Sums:

@@ -88,17 +88,21 @@ class Sums:
         """Mean and variance (one degree of freedom less); exactly rounded for counts."""
         n = max(self.n, 1)
         if self.whole:
-            return self.sum / n, _exact_m2(self.n, self.sum, self.squares) / max(n * (n - 1), 1)
+            return self.sum / n, _exact_variance(n, self.sum, self.squares)
         m2 = self.squares - self.sum * (self.sum / n) if self.m2 is None else self.m2
         return self.sum / n, np.maximum(m2, 0) / max(n - 1, 1)
 
 
-def _exact_m2(n: int, total: NDArray[Any], squares: NDArray[Any]) -> Floats:
-    """``n Σx² - (Σx)²`` in whole numbers, rounded once."""
-    largest = max(n * int(squares.max(initial=0)), int(total.max(initial=0)) ** 2)
-    wide = np.int64 if largest < 2**63 else object
-    total, squares = total.astype(wide), squares.astype(wide)
-    return np.asarray(n * squares - total * total, dtype=np.float64)
+def _exact_variance(n: int, total: NDArray[Any], squares: NDArray[Any]) -> Floats:
+    """``(n Σx² - (Σx)²) / (n (n - 1))``, in whole numbers and rounded once."""
+    denominator = max(n * (n - 1), 1)
+    large = np.maximum(n * squares.astype(np.float64), total.astype(np.float64) ** 2) > 2**52
+    small = np.where(large, 0, squares).astype(np.int64), np.where(large, 0, total).astype(np.int64)
+    variance = (n * small[0] - small[1] ** 2) / denominator
+    for gene in np.flatnonzero(large):
+        numerator = n * int(squares[gene]) - int(total[gene]) ** 2
+        variance[gene] = numerator / denominator
+    return np.asarray(variance, dtype=np.float64)
 
 
 def histogram_of(totals: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -229,7 +233,8 @@ def spread(sources: Sequence[Source], scale: Scale, found: ValueSums, run: Run) 
     """
     n, sums = found.n, found.sums
     mean = sums[:, 0] / max(n, 1)
-    m2 = sums[:, 1] - sums[:, 0] * mean
+    with np.errstate(over="ignore", invalid="ignore"):
+        m2 = sums[:, 1] - sums[:, 0] * mean
     cancelled = (m2 < 1e-6 * sums[:, 1]) & (sums[:, 1] > 0)
     if cancelled.any() and sources:
         deviations = np.zeros_like(sums)

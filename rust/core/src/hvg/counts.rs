@@ -126,6 +126,7 @@ impl Part {
     }
 }
 
+#[inline]
 fn packed(x: u32) -> u64 {
     let x = u64::from(x);
     x | (x * x) << SQUARE_AT | x.min(1) << PRESENT_AT

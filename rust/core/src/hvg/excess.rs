@@ -4,7 +4,7 @@
 //! and the pass only compares.
 
 use super::blocks::add_pairs;
-use super::kinds::Real;
+use super::kinds::{Real, columns_of};
 use crate::Watch;
 use crate::csr::{Csr, Index};
 use crate::error::{Result, expect_len};
@@ -19,7 +19,7 @@ pub fn add_excess<T: Real, I: Index>(
     expect_len("bounds of the columns", bounds.len(), csr.n_cols)?;
     expect_len("sums of the columns", sums.len(), csr.n_cols)?;
     add_pairs(csr.n_rows(), sums, watch, |sums, row| {
-        let (cols, values) = csr.row_checked(row)?;
+        let (cols, values, _) = columns_of(&csr, row)?;
         for (col, x) in cols.iter().zip(values) {
             let (x, bound) = (x.real(), bounds[col.at()]);
             if x > bound {

@@ -120,13 +120,33 @@ pub(super) fn row_of<'a, T: Real, I: Index>(
     csr: &Csr<'a, T, I>,
     row: usize,
 ) -> Result<(&'a [I], &'a [T], Kinds)> {
-    let (cols, values) = csr.row_checked(row)?;
-    let mut kinds = T::look(values);
-    kinds.disordered = !ascending(cols);
+    let (cols, values, disordered) = columns_of(csr, row)?;
+    let kinds = Kinds {
+        disordered,
+        ..T::look(values)
+    };
     Ok((cols, values, kinds))
+}
+
+/// A row whose columns lie in the matrix, and whether they do not ascend.
+///
+/// Where they ascend, the first and the last speak for all.
+pub(super) fn columns_of<'a, T: Real, I: Index>(
+    csr: &Csr<'a, T, I>,
+    row: usize,
+) -> Result<(&'a [I], &'a [T], bool)> {
+    let range = csr.indptr[row].at()..csr.indptr[row + 1].at();
+    if let (Some(cols), Some(values)) = (csr.indices.get(range.clone()), csr.data.get(range)) {
+        let inside = |col: Option<&I>| col.is_none_or(|col| col.at() < csr.n_cols);
+        if ascending(cols) && inside(cols.first()) && inside(cols.last()) {
+            return Ok((cols, values, false));
+        }
+    }
+    let (cols, values) = csr.row_checked(row)?;
+    Ok((cols, values, true))
 }
 
 fn ascending<I: Index>(cols: &[I]) -> bool {
     let after = cols.get(1..).unwrap_or_default();
-    (cols.iter().zip(after)).fold(true, |ok, (a, b)| ok & (a.at() < b.at()))
+    (cols.iter().zip(after)).fold(true, |ok, (a, b)| ok & (a < b))
 }

@@ -168,6 +168,13 @@ impl Points {
                 last += 1;
             }
         }
+        // Those as far as the farthest: they count where all are equally far.
+        while first > 0 && self.x[first - 1] == self.x[first] {
+            first -= 1;
+        }
+        while last < self.x.len() && self.x[last] == self.x[last - 1] {
+            last += 1;
+        }
         let radius = (at - self.x[first]).max(self.x[last - 1] - at);
         (first..last, radius)
     }

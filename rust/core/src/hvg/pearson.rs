@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::blocks::add_pairs;
-use super::kinds::Real;
+use super::kinds::{Real, columns_of};
 use crate::csr::{Csr, Index};
 use crate::error::{Result, expect_len};
 use crate::simd::with_avx2;
@@ -61,8 +61,8 @@ pub fn add_residuals<T: Real, I: Index>(
     expect_len("sums of the columns", col_sums.len(), csr.n_cols)?;
     expect_len("sums of residuals", sums.len(), csr.n_cols)?;
     add_pairs(csr.n_rows(), sums, watch, |sums, row| {
-        let stored = csr.row_checked(row)?;
-        model.add_row(stored, col_sums, row_sums[row] / model.total, sums);
+        let (cols, values, _) = columns_of(&csr, row)?;
+        model.add_row((cols, values), col_sums, row_sums[row] / model.total, sums);
         Ok(())
     })
 }

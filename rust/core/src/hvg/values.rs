@@ -1,7 +1,7 @@
 //! Sums of real values and of their squares, and of squared deviations.
 
 use super::blocks::{Pairs, add_pairs, fold_blocks, merge_pairs};
-use super::kinds::{Kinds, Real, row_of};
+use super::kinds::{Kinds, Real, columns_of, row_of};
 use crate::Watch;
 use crate::csr::{Csr, Index, ROW_BLOCK};
 use crate::error::{Result, expect_len};
@@ -81,7 +81,7 @@ pub fn add_deviations<T: Real, I: Index>(
     check(&csr, scale, sums.len())?;
     expect_len("means of the columns", mean.len(), csr.n_cols)?;
     add_pairs(csr.n_rows(), sums, watch, |sums, row| {
-        let (cols, values) = csr.row_checked(row)?;
+        let (cols, values, _) = columns_of(&csr, row)?;
         let pair = |y: f64, col: usize| [(y - mean[col]) * (y - mean[col]), 1.0];
         add_row(sums, (cols, values), scale, row, pair);
         Ok(())
