@@ -52,6 +52,8 @@ def hvg(
     if output is not None and output.suffix not in (".parquet", ".csv"):
         raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
     with progress_bar("spots", None) as advance, warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         table = stfast.highly_variable_genes(
             slides[0] if len(slides) == 1 else slides,
             flavor,  # type: ignore[arg-type]

@@ -97,8 +97,8 @@ def _zarr(parts: Iterator[Part], var: pd.DataFrame, about: About, partial: Path)
     """As AnnData writes a store, but X is appended to, and the spots' names come last."""
     import zarr
 
-    AnnData(var=var).write_zarr(partial)
-    store = zarr.open_group(partial, mode="r+")
+    store = zarr.open_group(partial, mode="w")
+    write_elem(store, "/", AnnData(var=var))
     shape, chunks = (0, len(var)), (_ZARR_ROWS, len(var))
     x = store.create_array("X", shape=shape, chunks=chunks, dtype="float32", overwrite=True)
     x.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})

@@ -36,8 +36,9 @@ def open_source(data: Any, layer: str | None = None) -> Source:
         return _of_path(Path(data), layer)
     if layer is not None:
         raise ValueError(f"layer: expected none with a matrix, got {layer!r}")
-    n_genes = data.shape[1] if np.ndim(data) == 2 or sparse.issparse(data) else 0
-    return in_memory(data, pd.Index(np.arange(n_genes).astype(str)))
+    matrix: Any = data if sparse.issparse(data) else np.asarray(data)
+    n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
+    return in_memory(matrix, pd.Index(np.arange(n_genes).astype(str)))
 
 
 def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:

@@ -72,6 +72,11 @@ class Batch:
 def ranked(batches: Sequence[Batch], options: Options, run: Run) -> pd.DataFrame:
     """Pearson residuals and seurat_v3: scores in each batch, ranks over all."""
     n_top, pearson = options.n_top_genes or 0, options.flavor == "pearson_residuals"
+    if not all(batch.sources for batch in batches):
+        raise ValueError(
+            f"{options.flavor}: expected slides for a second pass, got moments alone; "
+            "give the slides, and moments="
+        )
     counts = [batch.counts(options, run) for batch in batches]
     if pearson:
         clip = options.clip
