@@ -4,7 +4,6 @@ A gene's rank is 0 for the most variable. Over batches it is the median of the r
 has where it is among the best; ties go to the gene that comes first.
 """
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -50,10 +49,16 @@ def rank(scores: Floats, n_top: int, *, rank_first: bool, as_scanpy: bool) -> Ra
     np.put_along_axis(ranks, order, np.arange(scores.shape[1], dtype=np.float32)[None], axis=1)
     n_batches = (ranks < n_top).sum(axis=0, dtype=np.int64)
     ranks[ranks >= n_top] = np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a gene that is never among the best
-        median = np.nanmedian(ranks, axis=0).astype(np.float32)
+    median = _median(ranks, n_batches)
     keys = (-n_batches, median) if rank_first else (median, -n_batches)
     chosen = np.zeros(len(median), dtype=np.bool_)
     chosen[np.lexsort(keys)[:n_top]] = True
     return Ranks(median, n_batches, chosen)
+
+
+def _median(ranks: NDArray[np.float32], known: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Median of each column's numbers; NaN where there is none."""
+    ordered = np.sort(ranks, axis=0)  # NaN last
+    middle = np.stack([np.maximum(known - 1, 0) // 2, np.minimum(known // 2, len(ranks) - 1)])
+    median: NDArray[np.float32] = np.take_along_axis(ordered, middle, axis=0).mean(axis=0)
+    return median

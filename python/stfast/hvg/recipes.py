@@ -105,6 +105,7 @@ def _rank_slide(name: str, source: Source, n_top: int, run: Run) -> tuple[list[s
     if len(source.genes) < n_top:
         found = len(source.genes)
         raise ValueError(f"{source.name}: expected at least {n_top} genes, got {found}")
+    source = source.held()
     counts = _raw(source, run)
     totals = (counts.totals or [])[0]
     some = totals > 0

@@ -98,6 +98,16 @@ class Source:
         chosen = columns if self.columns is None else self.columns[columns]
         return replace(self, genes=genes, columns=chosen)
 
+    def held(self) -> "Source":
+        """Itself; in memory if it is short, so that several passes read it once."""
+        in_rows = self.whole is not None or self.rows is not None
+        if in_rows or len(list(self._stretches())) != 1:
+            return self
+        ((_, block),) = self.blocks()
+        matrix = sparse.csr_matrix(block[:3], shape=(self.n, block[3]))
+        held = in_memory(matrix, self.genes, self.name)
+        return replace(held, table=self.table, log_base=self.log_base, logged=self.logged)
+
     def blocks(self) -> Iterator[tuple[slice, _check.Matrix]]:
         """Stretches of rows in order, each with the range it has of those chosen."""
         if self.whole is not None and not self.untidy and self.rows is self.columns is None:
