@@ -24,7 +24,7 @@ def pearson(*, quick: bool) -> Case:
 
 def whole_slide(*, quick: bool) -> Case:
     """A slide of Visium HD at 8 µm."""
-    return _pearson_of(data.counts(*_whole_slide(quick=quick)))
+    return _pearson_of(data.filled(data.counts(*_whole_slide(quick=quick))))
 
 
 def _whole_slide(*, quick: bool) -> tuple[int, int, float]:
@@ -127,7 +127,7 @@ def streamed(*, quick: bool) -> Case:
     """The whole slide from an h5ad: scanpy has to load it."""
     size = _whole_slide(quick=quick)
     path, few = data.h5ad(*size), data.h5ad(2000, *size[1:])
-    matrix = data.counts(*size)
+    matrix = data.filled(data.counts(*size))
     file_mb = path.stat().st_size / 1e6
     return Case(
         title=f"Pearson residuals from an h5ad, {_shape(matrix)}, {file_mb:.0f} MB",

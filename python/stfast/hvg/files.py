@@ -49,7 +49,9 @@ def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
         named = {}
         for at, slide in enumerate(slides):
             name = str(at) if isinstance(slide, AnnData) else Path(slide).stem
-            named[f"{name}-{at}" if name in named else name] = slide
+            while name in named:
+                name = f"{name}-{at}"
+            named[name] = slide
     if not named:
         raise ValueError("slides: expected at least one, got none")
     sources = {}

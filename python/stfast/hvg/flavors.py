@@ -266,6 +266,4 @@ def _from_moments(moments: GeneMoments, options: Options) -> tuple[Floats, Float
         return moments._sums().mean_variance()
     factor = _target(moments._histogram(), [], options) if counts else 1.0
     sums, n = moments._expression(), moments.n
-    empty = passes.ValueSums(n, sums, [], passes.Flags())
-    m2 = passes.spread([], ("stored", 1.0, None), empty, Run(1))
-    return factor * sums[:, 0] / n, factor**2 * m2 / (n - 1)
+    return factor * sums[:, 0] / n, factor**2 * passes.deviations(n, sums) / (n - 1)

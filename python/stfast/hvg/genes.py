@@ -208,7 +208,7 @@ def _enough_spots(n: int) -> None:
 
 
 def _by_slide(sources: Sequence[Source], _: str) -> dict[str, list[Source]]:
-    return {source.name: [source] for source in sources}
+    return {f"{at} ({source.name})": [source] for at, source in enumerate(sources)}
 
 
 def _by_column(sources: Sequence[Source], batch_key: str) -> dict[str, list[Source]]:
@@ -226,6 +226,8 @@ def _column(source: Source, batch_key: str) -> NDArray[Any]:
     if batch_key not in obs:
         raise KeyError(f"batch_key: expected one of {list(obs)}, got {batch_key!r}")
     column = obs[batch_key]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     missing = int(column.isna().sum())
     if missing:
         raise ValueError(f"batch_key: expected a batch for each spot, got none for {missing}")

@@ -19,6 +19,9 @@ Floats: TypeAlias = NDArray[np.float64]
 Progress: TypeAlias = Callable[[int], object]
 
 
+_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+
+
 class Flags(NamedTuple):
     """What was seen of stored values; each is a fault of some method."""
 
@@ -225,6 +228,17 @@ def _meaning(scale: Scale, at: int, part: slice) -> tuple[str, float, Floats | N
     return name, log_base, None if factors is None else factors[at][part]
 
 
+def deviations(n: int, sums: Floats) -> Floats:
+    """Sum of squared deviations from the mean, of sums and sums of squares alone.
+
+    What is below the rounding of the squares is nothing.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        m2 = sums[:, 1] - sums[:, 0] * (sums[:, 0] / max(n, 1))
+    m2[m2 <= _ROUNDING * sums[:, 1]] = 0
+    return m2
+
+
 def spread(sources: Sequence[Source], scale: Scale, found: ValueSums, run: Run) -> Floats:
     """Sum of squared deviations from each gene's mean.
 
@@ -232,21 +246,18 @@ def spread(sources: Sequence[Source], scale: Scale, found: ValueSums, run: Run) 
     then below the rounding of the mean is nothing.
     """
     n, sums = found.n, found.sums
-    mean = sums[:, 0] / max(n, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        m2 = sums[:, 1] - sums[:, 0] * mean
+    m2 = deviations(n, sums)
     cancelled = (m2 < 1e-6 * sums[:, 1]) & (sums[:, 1] > 0)
-    if cancelled.any() and sources:
-        deviations = np.zeros_like(sums)
-        for at, source in enumerate(sources):
-            for part, block in source.blocks():
-                meaning = _meaning(scale, at, part)
-                out = deviations.reshape(-1)
-                _core.add_deviations(block, meaning, mean, out, run.threads)
-        exact = deviations[:, 0] + (n - deviations[:, 1]) * mean**2
-        m2[cancelled] = exact[cancelled]
-    rounding = (64 * np.finfo(float).eps) ** 2 if sources else 64 * np.finfo(float).eps
-    m2[m2 <= rounding * sums[:, 1]] = 0
+    if not cancelled.any():
+        return m2
+    mean, away = sums[:, 0] / max(n, 1), np.zeros_like(sums)
+    for at, source in enumerate(sources):
+        for part, block in source.blocks():
+            meaning = _meaning(scale, at, part)
+            _core.add_deviations(block, meaning, mean, away.reshape(-1), run.threads)
+    exact = away[:, 0] + (n - away[:, 1]) * mean**2
+    exact[exact <= _ROUNDING**2 * sums[:, 1]] = 0
+    m2[cancelled] = exact[cancelled]
     return m2
 
 

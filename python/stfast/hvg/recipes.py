@@ -235,7 +235,7 @@ def _overlap_genes(cohort: GeneMoments, n_top: int) -> tuple[pd.DataFrame, float
     expressed = cohort.table["nnz"].to_numpy() > 0
     target = passes.median_of((totals, numbers))
     sums = cohort._expression()[expressed]
-    m2 = np.maximum(sums[:, 1] - sums[:, 0] ** 2 / n, 0)
+    m2 = passes.deviations(n, sums)
     table = dispersion.seurat(target * sums[:, 0] / n, target**2 * m2 / (n - 1), 20)
     table.index = cohort.table.index[expressed]
     score = table["dispersions_norm"].to_numpy()
