@@ -241,6 +241,10 @@ def test_logarithms_are_no_counts(flavor):
     adata.uns["log1p"] = {"base": None}
     with pytest.warns(UserWarning, match=f"{flavor}: expected raw counts, got log1p data"):
         highly_variable_genes(adata, flavor, 5, span=0.9)
+    halves = heavy_tailed(60, 80).astype(float)
+    halves[:2, 0] = 0.5  # of which the sum is whole
+    with pytest.warns(UserWarning, match=f"{flavor}: expected raw counts, got values that are"):
+        highly_variable_genes(halves, flavor, 5, span=0.9)
 
 
 @pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])

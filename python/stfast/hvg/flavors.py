@@ -62,7 +62,7 @@ class Batch:
             # Residuals are of totals over the same genes; merging may have lost some.
             moments = moments if moments.covers_totals else None
         sums = moments._sums() if moments else passes.count(self.sources, run)
-        if not sums.whole and (np.asarray(sums.sum) % 1).any():
+        if sums.fractional:
             logged = any(source.logged for source in self.sources)
             found = "log1p data" if logged else "values that are not whole, as log1p data are"
             run.say(f"{options.flavor}: expected raw counts, got {found}")

@@ -164,7 +164,7 @@ class GeneMoments:
         histogram = self._histogram()
         kind = np.uint64 if self.kind == "counts" else np.float64
         total, squares = (table[name].to_numpy(dtype=kind) for name in ("sum", "squares"))
-        return Sums(self.n, total, squares, None, histogram)
+        return Sums(self.n, total, squares, None, histogram, self.kind == "values")
 
     def _expression(self) -> Floats:
         columns = self.table[["expression_sum", "expression_squares"]]

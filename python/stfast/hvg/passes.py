@@ -71,6 +71,8 @@ class Sums:
         Sum of each spot, an array a source; ``None`` where only ``histogram`` is known.
     histogram
         Distinct totals and how many spots have each.
+    fractional
+        Whether some value is not whole.
     m2
         Sum of squared deviations from the mean, where values were summed with care.
     """
@@ -80,6 +82,7 @@ class Sums:
     squares: NDArray[np.uint64] | Floats
     totals: list[Floats] | None
     histogram: tuple[Floats, Floats]
+    fractional: bool = False
     m2: Floats | None = None
 
     @property
@@ -184,7 +187,8 @@ def _as_values(sources: Sequence[Source], run: Run) -> Sums:
     total, squares = np.ascontiguousarray(found.sums.T)
     m2 = spread(sources, scale, found, run)
     histogram = histogram_of(found.totals)
-    return Sums(found.n, total, squares, found.totals, histogram, m2)
+    fractional = found.seen.fractional
+    return Sums(found.n, total, squares, found.totals, histogram, fractional, m2)
 
 
 class ValueSums(NamedTuple):

@@ -35,7 +35,7 @@ pub struct CountSums<'a> {
 /// A block's sums: small counts packed, larger ones apart, and the sum of each row.
 struct Part {
     packed: Vec<u64>,
-    larger: Vec<(usize, u64)>,
+    larger: Vec<[u64; 3]>,
     totals: Vec<u64>,
     kinds: Kinds,
 }
@@ -94,12 +94,20 @@ impl Part {
                     let cell = &mut self.packed[col.at()];
                     *cell = cell.wrapping_add(packed(x));
                 } else {
-                    self.larger.push((col.at(), u64::from(x)));
+                    self.add_larger(csr.n_cols, col.at(), u64::from(x));
                 }
             }
         }
         self.totals.push(total);
         Ok(())
+    }
+
+    /// Few blocks have large counts: their sums are made when the first comes.
+    #[cold]
+    fn add_larger(&mut self, n_cols: usize, col: usize, x: u64) {
+        self.larger.resize(n_cols, [0; 3]);
+        let sums = &mut self.larger[col];
+        *sums = [sums[0] + x, sums[1].wrapping_add(x * x), sums[2] + 1];
     }
 
     /// Adds the block to the sums and leaves it empty; whether they fit.
@@ -118,8 +126,8 @@ impl Part {
             let square = below(PRESENT_AT) >> SQUARE_AT;
             add(col, below(SQUARE_AT), square, word >> PRESENT_AT);
         }
-        for (col, x) in self.larger.drain(..) {
-            add(col, x, x * x, 1);
+        for (col, [x, square, n]) in self.larger.drain(..).enumerate() {
+            add(col, x, square, n);
         }
         self.kinds = Kinds::default();
         fits
