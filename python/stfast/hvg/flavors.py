@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,7 @@ class Batch:
 
     sources: list[Source]
     moments: GeneMoments | None
+    name: Any = ""
 
     @property
     def n(self) -> int:
@@ -81,7 +82,7 @@ def ranked(batches: Sequence[Batch], options: Options, run: Run) -> pd.DataFrame
     if pearson:
         clip = options.clip
         if clip is None and options.scanpy_compat:
-            clip = float(np.sqrt(batches[0].n))
+            clip = float(np.sqrt(min(batches, key=lambda batch: batch.name).n))
         scores = [
             _pearson(batch, sums, options.theta, clip, run)
             for batch, sums in zip(batches, counts, strict=True)

@@ -207,17 +207,20 @@ def _enough_spots(n: int) -> None:
         raise ValueError(f"spots: expected at least 2, got {n}")
 
 
-def _by_slide(sources: Sequence[Source], _: str) -> dict[str, list[Source]]:
+def _by_slide(sources: Sequence[Source], _: str) -> dict[Any, list[Source]]:
     return {f"{at} ({source.name})": [source] for at, source in enumerate(sources)}
 
 
-def _by_column(sources: Sequence[Source], batch_key: str) -> dict[str, list[Source]]:
-    """The rows of each value of a column of ``obs``, in the order of the values."""
-    batches: dict[str, list[Source]] = {}
+def _by_column(sources: Sequence[Source], batch_key: str) -> dict[Any, list[Source]]:
+    """The rows of each value of a column of ``obs``, in the order in which they appear.
+
+    Not in that of the values: names of batches shall not change the order of sums.
+    """
+    batches: dict[Any, list[Source]] = {}
     columns = [_column(source, batch_key) for source in sources]
-    for value in np.unique(np.concatenate(columns)):
+    for value in pd.unique(np.concatenate(columns).astype(object)):
         of_value = [(s, c == value) for s, c in zip(sources, columns, strict=True)]
-        batches[str(value)] = [source.choose(rows) for source, rows in of_value if rows.any()]
+        batches[value] = [source.choose(rows) for source, rows in of_value if rows.any()]
     return batches
 
 
@@ -234,14 +237,14 @@ def _column(source: Source, batch_key: str) -> NDArray[Any]:
     return column.to_numpy() if column.dtype.kind in "iuf" else column.to_numpy(dtype=np.str_)
 
 
-def _with_two_spots(batches: dict[str, list[Source]], run: Run) -> list[Batch]:
+def _with_two_spots(batches: dict[Any, list[Source]], run: Run) -> list[Batch]:
     """Batches that have a variance; one of a single spot has none and is left out."""
     kept = []
     for name, sources in batches.items():
         if sum(source.n for source in sources) < 2:
             run.say(f"batch {name}: expected at least 2 spots, got 1: left out")
         else:
-            kept.append(Batch(sources, None))
+            kept.append(Batch(sources, None, name))
     if not kept:
         raise ValueError("batches: expected one of at least 2 spots, got none")
     return kept
