@@ -80,6 +80,21 @@ def counts(n_rows: int, n_genes: int, umi: float, *, seed: int = 0) -> sparse.cs
     return matrix
 
 
+def h5ad(n_rows: int, n_genes: int, umi: float, *, seed: int = 0) -> Path:
+    """Counts as anndata writes them, uncompressed: a file of its own for each slide."""
+
+    def make(path: Path) -> None:
+        AnnData(filled(counts(n_rows, n_genes, umi, seed=seed))).write_h5ad(path)
+
+    return cached(f"filled-{n_rows}x{n_genes}-{umi:g}-{seed}.h5ad", make)
+
+
+def filled(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows that have counts: of others scanpy's residuals are NaN."""
+    some = np.diff(matrix.indptr) > 0
+    return matrix if some.all() else matrix[some]
+
+
 def _fall(n_rows: int, n_genes: int, umi: float, seed: int) -> list[NDArray[np.int32]]:
     """Values, columns and lengths of all rows, drawn in chunks that any thread may draw."""
     tables = _gene_tables(n_genes, seed)

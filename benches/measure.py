@@ -112,7 +112,7 @@ class Result:
 
     def times(self, ours: "Result") -> float:
         """How many times as long as ours it took: the median over the turns both ran in."""
-        if len(self.seconds) == 1:
+        if 1 in (len(self.seconds), len(ours.seconds)):
             return self.median / ours.median
         pairs = zip(self.seconds[1:], ours.seconds[1:], strict=False)
         return statistics.median(theirs / mine for theirs, mine in pairs)

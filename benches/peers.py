@@ -5,7 +5,7 @@ is handed its work in the order that suits it best. Modules are imported when ca
 that a bench runs with the peers that are there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +67,57 @@ def scanpy_seurat(matrix: sparse.csr_matrix, n_top_genes: int) -> pd.DataFrame:
     )
 
 
+def scanpy_seurat_v3(matrix: sparse.csr_matrix, n_top_genes: int) -> pd.DataFrame:
+    """seurat_v3's genes by scanpy's numba code and skmisc's loess."""
+    import scanpy as sc
+
+    find = sc.pp.highly_variable_genes
+    return find(AnnData(matrix), n_top_genes=n_top_genes, flavor="seurat_v3", inplace=False)
+
+
+def scanpy_pearson_file(path: Path, n_top_genes: int) -> pd.DataFrame:
+    """A file loaded by anndata, its genes by scanpy."""
+    import anndata
+
+    return scanpy_pearson(anndata.read_h5ad(path).X, n_top_genes)
+
+
+def scanpy_rank_combined(slides: Mapping[str, Path], n_top_genes: int) -> AnnData:
+    """The paper's steps for each slide, dense as it has them, and all slides together."""
+    import anndata
+    import scanpy as sc
+
+    parts, genes = [], {}
+    for name, path in slides.items():
+        adata = anndata.read_h5ad(path)
+        sc.pp.filter_cells(adata, min_genes=1)
+        sc.experimental.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
+        order = adata.var["highly_variable_rank"].dropna().sort_values().index
+        best = adata[:, order]
+        dense = AnnData(best.X.toarray().astype(np.float32))
+        sc.pp.normalize_total(dense)
+        sc.pp.log1p(dense)
+        parts.append(dense.X)
+        genes[name] = list(order)
+    table = pd.DataFrame.from_dict(genes, orient="index")
+    return AnnData(np.concatenate(parts), uns={"hvg_genes": table})
+
+
+def read_rows(path: Path) -> None:
+    """The arrays of a file's compressed rows, and nothing else."""
+    import h5py
+
+    with h5py.File(path) as file:
+        for name in ("data", "indices", "indptr"):
+            file["X"][name][:]
+
+
+def read_all(paths: Sequence[Path]) -> None:
+    """The arrays of files, one after another."""
+    for path in paths:
+        read_rows(path)
+
+
 def numba_marginals() -> Callable[[sparse.csr_matrix], None]:
     """A bare pass: one look at each count, its row summed, its gene added to."""
     import numba
@@ -91,6 +142,34 @@ def numba_marginals() -> Callable[[sparse.csr_matrix], None]:
     def call(matrix: sparse.csr_matrix) -> None:
         threads = numba.get_num_threads()
         marginals(matrix.data, matrix.indices, matrix.indptr, matrix.shape[1], threads)
+
+    return call
+
+
+def numba_two_passes() -> Callable[[sparse.csr_matrix], None]:
+    """A bare pass, then another that scatters two numbers a count to its gene."""
+    import numba
+
+    marginals = numba_marginals()
+
+    @numba.njit(parallel=True, boundscheck=False)
+    def scatter(data: Any, indices: Any, indptr: Any, means: Any, threads: int) -> Any:
+        genes = np.zeros((threads, len(means), 2))
+        rows = len(indptr) - 1
+        per = -(-rows // threads)
+        for thread in numba.prange(threads):
+            mine = genes[thread]
+            for row in range(thread * per, min(rows, (thread + 1) * per)):
+                for at in range(indptr[row], indptr[row + 1]):
+                    away = data[at] - means[indices[at]]
+                    mine[indices[at], 0] += away
+                    mine[indices[at], 1] += away * away
+        return genes
+
+    def call(matrix: sparse.csr_matrix) -> None:
+        marginals(matrix)
+        means = np.full(matrix.shape[1], 0.5)
+        scatter(matrix.data, matrix.indices, matrix.indptr, means, numba.get_num_threads())
 
     return call
 

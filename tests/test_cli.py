@@ -69,23 +69,6 @@ def test_bin_takes_squares_from_an_h5ad(found, squares, tmp_path):
     assert_same(anndata.read_h5ad(tmp_path / "b.h5ad").X, expected.X)
 
 
-@pytest.mark.parametrize("flavor", ["pearson_residuals", "seurat"])
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_hvg_writes_the_table_of_the_function(found, st_folder, tmp_path, flavor, suffix):
-    output = tmp_path / f"genes{suffix}"
-    said = found("hvg", st_folder, "--flavor", flavor, "--n-top", 3, "-o", output)
-    expected = stfast.highly_variable_genes(
-        stfast.read(st_folder), flavor, 3, normalize=flavor == "seurat", inplace=False
-    )
-    read = pl.read_csv if suffix == ".csv" else pl.read_parquet
-    table = read(output)
-    assert table["gene"].to_list() == list(expected.index)
-    for column in expected:
-        np.testing.assert_allclose(table[column].to_numpy(), expected[column], rtol=1e-12)
-    assert len(said["genes"]) == 3
-    assert set(said["genes"]) == set(expected.index[expected["highly_variable"]])
-
-
 def test_names_are_printed_as_they_are(stfast_says, slide, tmp_path):
     """Brackets in a path are no markup."""
     output = tmp_path / "[bold]a[red].h5ad"

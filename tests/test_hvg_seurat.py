@@ -115,6 +115,7 @@ def test_seurat_from_raw_counts_equals_normalising_first():
     assert not (found["highly_variable"] & ~expected["highly_variable"]).any()
 
 
+@pytest.mark.filterwarnings("ignore:n_top_genes")
 def test_seurat_of_nothing_chooses_nothing():
     for x in (sparse.csr_matrix((5, 4)), np.zeros((5, 4))):
         found = table(x, "seurat", 2)

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.h5 import read_h5_dataset
-    from stfast.hvg import highly_variable_genes
+    from stfast.hvg import (
+        GeneMoments,
+        gene_moments,
+        highly_variable_genes,
+        hvg_overlap,
+        hvg_rank_combined,
+    )
     from stfast.images import SlideImage, open_image
     from stfast.loader import Batch, TileLoader
     from stfast.readers import (
@@ -33,6 +39,7 @@ __all__ = [
     "Batch",
     "Bins",
     "FormatError",
+    "GeneMoments",
     "Labelled",
     "SlideImage",
     "TileLoader",
@@ -40,7 +47,10 @@ __all__ = [
     "__version__",
     "aggregate_bins",
     "extract_tiles",
+    "gene_moments",
     "highly_variable_genes",
+    "hvg_overlap",
+    "hvg_rank_combined",
     "open_image",
     "read",
     "read_10x",
@@ -61,13 +71,17 @@ __all__ = [
 _HOMES = {
     "Batch": "loader",
     "Bins": "bins",
+    "GeneMoments": "hvg",
     "Labelled": "bins",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
     "aggregate_bins": "bins",
     "extract_tiles": "tiles",
+    "gene_moments": "hvg",
     "highly_variable_genes": "hvg",
+    "hvg_overlap": "hvg",
+    "hvg_rank_combined": "hvg",
     "open_image": "images",
     "read": "readers",
     "read_10x": "readers",

@@ -13,24 +13,27 @@ __all__ = [
     "FormatError",
     "Level",
     "__version__",
+    "add_counts",
+    "add_deviations",
+    "add_excess",
+    "add_residuals",
+    "add_values",
     "assign_bins",
     "codec_rate",
     "epoch_order",
     "extract_tiles",
     "gather_rows",
-    "moments",
+    "loess",
     "parse_squares",
-    "pearson",
     "read_chunks",
     "read_mtx",
     "read_table",
-    "row_sums",
     "sum_groups",
     "sum_stored",
     "tile_order",
-    "value_kinds",
     "write_table",
     "write_tiles",
+    "zero_residuals",
 ]
 
 __version__: str
@@ -215,18 +218,38 @@ def write_table(
     workers: int,
     progress: _Progress | None = None,
 ) -> None: ...
-def row_sums(matrix: _Matrix, workers: int) -> NDArray[np.float64]: ...
-def moments(
+
+_Floats = NDArray[np.float64]
+_Flags = tuple[bool, bool, bool, bool, bool]
+_Scale = tuple[str, float, _Floats | None]
+
+def add_counts(
     matrix: _Matrix,
+    sums: NDArray[np.uint64],
+    totals: _Floats,
     workers: int,
-    *,
-    factors: NDArray[np.float64] | None = None,
-    log_base: float | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-def pearson(
-    matrix: _Matrix, theta: float, clip: float, workers: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
-def value_kinds(matrix: _Matrix, workers: int) -> tuple[bool, bool, bool, bool]: ...
+) -> _Flags: ...
+def add_values(
+    matrix: _Matrix, scale: _Scale, sums: _Floats, totals: _Floats, workers: int
+) -> _Flags: ...
+def add_deviations(
+    matrix: _Matrix, scale: _Scale, mean: _Floats, sums: _Floats, workers: int
+) -> None: ...
+def add_excess(matrix: _Matrix, bounds: _Floats, sums: _Floats, workers: int) -> None: ...
+def add_residuals(
+    matrix: _Matrix,
+    marginals: tuple[_Floats, _Floats],
+    model: tuple[float, float, float],
+    sums: _Floats,
+    workers: int,
+) -> None: ...
+def zero_residuals(
+    rows: tuple[_Floats, _Floats],
+    col_sums: _Floats,
+    model: tuple[float, float, float],
+    workers: int,
+) -> _Floats: ...
+def loess(x: _Floats, y: _Floats, span: float, workers: int) -> tuple[_Floats, bool]: ...
 def epoch_order(
     n: int, seed: int, epoch: int, start: int, out: NDArray[np.int64], workers: int
 ) -> None: ...

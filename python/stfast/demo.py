@@ -185,7 +185,7 @@ def _usable(run: Run, adata: AnnData) -> AnnData:
 
 def _choose_genes(run: Run, adata: AnnData, n_top_genes: int, workers: int | None) -> None:
     with run.step("hvg", "counts") as note:
-        highly_variable_genes(adata, n_top_genes=n_top_genes, workers=workers)
+        highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), workers=workers)
         best = adata.var["highly_variable_rank"].nsmallest(3).index
         note.update(did=f"{n_top_genes} genes, first {', '.join(best)}", amount=adata.X.nnz)
 

@@ -1,47 +1,91 @@
-"""`stfast hvg`: highly variable genes of a slide."""
+"""`stfast hvg`: highly variable genes of slides."""
 
+import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import stfast
-from stfast.cli._app import Json, Slide, Workers, app
-from stfast.cli._show import Rows, show, write_table
+from stfast._output import whole
+from stfast.cli._app import Json, Workers, app
+from stfast.cli._show import Rows, progress_bar, show, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SCORES = ("residual_variances", "variances_norm", "dispersions_norm")
+
+
+Flavor = Annotated[
+    str,
+    typer.Option(help="pearson_residuals, seurat, seurat_v3, seurat_v3_paper or cell_ranger."),
+]
+Slides = Annotated[
+    list[Path],
+    typer.Argument(help="h5ad, zarr, 10x h5 or folders; several: over the genes they share."),
+]
+BatchKey = Annotated[
+    str | None, typer.Option(help="Column of obs whose values are batches; or: slide.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help=".parquet or .csv of all genes.")
+]
+Plot = Annotated[Path | None, typer.Option(help="Picture of mean and variability to write.")]
 
 
 @app.command()
 def hvg(
-    slide: Slide,
-    flavor: Annotated[str, typer.Option(help="pearson_residuals or seurat.")] = "pearson_residuals",
+    slides: Slides,
+    flavor: Flavor = "pearson_residuals",
     n_top: Annotated[int, typer.Option(help="Genes to choose.")] = 128,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=".parquet or .csv of all genes.")
-    ] = None,
+    batch_key: BatchKey = None,
+    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
+    log1p: Annotated[bool, typer.Option("--log1p", help="Values are log1p already.")] = False,
+    output: Output = None,
+    plot: Plot = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Choose highly variable genes from the raw counts of a slide's spots in tissue."""
-    import polars as pl
-
-    adata = stfast.read(slide)
-    adata = adata[adata.obs["in_tissue"] == 1]
-    table = stfast.highly_variable_genes(
-        adata,
-        flavor,  # type: ignore[arg-type]
-        n_top,
-        normalize=flavor == "seurat",
-        inplace=False,
-        workers=workers,
-    )
+    """Choose highly variable genes, reading raw counts block by block."""
+    if output is not None and output.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
+    with progress_bar("spots", None) as advance, warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        table = stfast.highly_variable_genes(
+            slides[0] if len(slides) == 1 else slides,
+            flavor,  # type: ignore[arg-type]
+            n_top,
+            batch_key=batch_key,
+            layer=layer,
+            normalize=not log1p,
+            inplace=False,
+            workers=workers,
+            progress=advance,
+        )
+    for note in notes:
+        print(f"stfast: {note.message}", file=sys.stderr)
     assert table is not None
-    if output is not None:
-        columns = {name: table[name].to_numpy() for name in table}
-        write_table(pl.DataFrame({"gene": table.index.to_list(), **columns}), output)
-    score = "residual_variances" if flavor == "pearson_residuals" else "dispersions_norm"
+    _write(table, flavor, output, plot)
+    score = next(name for name in _SCORES if name in table)
     best = table[table["highly_variable"]].sort_values(score, ascending=False, kind="stable")
     found = {"flavor": flavor, "genes": best.index.tolist()}
     top = best.head(20)
     shown = zip(top.index, top[score], top["means"], strict=True)
     rows: Rows = [(gene, f"{value:.4g}", f"{mean:.4g}") for gene, value, mean in shown]
     show(found, as_json, ("gene", score, "mean"), rows)
+
+
+def _write(table: "pd.DataFrame", flavor: str, output: Path | None, plot: Path | None) -> None:
+    if output is not None:
+        import polars as pl
+
+        columns = {name: table[name].to_numpy() for name in table}
+        write_table(pl.DataFrame({"gene": table.index.to_list(), **columns}), output)
+    if plot is not None:
+        from stfast.hvg.plot import draw
+
+        with whole(plot) as partial:
+            draw(table, partial, title=flavor)

@@ -14,7 +14,7 @@ use crate::{Error, Watch};
 pub const ROW_BLOCK: usize = 4096;
 
 /// An index type of scipy's: `i32` or `i64`.
-pub trait Index: Copy + Send + Sync {
+pub trait Index: Copy + PartialOrd + Send + Sync {
     /// The index as an address; a negative one becomes larger than any array.
     fn at(self) -> usize;
 }

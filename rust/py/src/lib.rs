@@ -30,10 +30,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
     module.add_function(wrap_pyfunction!(h5::read_chunks, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::moments, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::pearson, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::row_sums, module)?)?;
-    module.add_function(wrap_pyfunction!(hvg::value_kinds, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_counts, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_deviations, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_excess, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_residuals, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::add_values, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::loess, module)?)?;
+    module.add_function(wrap_pyfunction!(hvg::zero_residuals, module)?)?;
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::codec_rate, module)?)?;

@@ -10,93 +10,68 @@
 
 use rayon::prelude::*;
 
-use super::{Real, column_sums, column_sums_of, totals};
+use super::blocks::add_pairs;
+use super::kinds::{Real, columns_of};
 use crate::csr::{Csr, Index};
-use crate::error::Result;
+use crate::error::{Result, expect_len};
 use crate::simd::with_avx2;
 use crate::{Error, Watch};
 
 /// Numbers in a run.
 const RUN: usize = 128;
 
-/// What [`pearson`] finds of each column.
-#[derive(Debug)]
-pub struct Pearson {
-    /// Sum of the counts: exact below 2⁵³.
-    pub sum: Vec<f64>,
-    /// Sum of their squares: exact below 2⁵³.
-    pub squares: Vec<f64>,
-    /// Population variance over the rows of the clipped residuals; 0 for a
-    /// column whose counts sum to zero.
-    pub variance: Vec<f64>,
-}
-
-/// Variance of the clipped Pearson residuals of each column, and its moments.
-///
-/// A row without counts has residuals of 0. Columns must not repeat in a row.
-pub fn pearson<T: Real, I: Index>(
-    csr: Csr<'_, T, I>,
-    theta: f64,
-    clip: f64,
-    watch: &Watch,
-) -> Result<Pearson> {
-    positive("theta", theta)?;
-    positive("clip", clip)?;
-    let csr = csr.checked(watch)?;
-    let row_sum = totals(csr);
-    let sums = column_sums_of(csr, watch, |_, _, x| [x, x * x])?;
-    let (col_sum, squares): (Vec<f64>, Vec<f64>) = sums.iter().map(|s| (s[0], s[1])).unzip();
-    let total: f64 = col_sum.iter().sum();
-    let model = Model { theta, clip };
-
-    let stored = column_sums(csr, watch, |sums, row| {
-        model.add_stored(csr.row(row), &col_sum, row_sum[row] / total, sums);
-    })?;
-    let zeros = Zeros::new(&row_sum, total, model).sums(&col_sum, watch)?;
-    let n = csr.n_rows() as f64;
-    let variance = (stored.iter().zip(&zeros).zip(&col_sum))
-        .map(|((stored, zero), &col_sum)| {
-            if col_sum == 0.0 {
-                return 0.0;
-            }
-            let mean = (zero[0] + stored[0]) / n;
-            let variance = (zero[1] + stored[1]) / n - mean * mean;
-            // Less than the rounding of its parts: the gene follows the model exactly.
-            let rounding = 32.0 * f64::EPSILON * zero[1] / n;
-            if variance < rounding { 0.0 } else { variance }
-        })
-        .collect();
-    Ok(Pearson {
-        sum: col_sum,
-        squares,
-        variance,
-    })
-}
-
-fn positive(what: &'static str, value: f64) -> Result<()> {
-    if value > 0.0 {
-        return Ok(());
-    }
-    Err(Error::Value {
-        what,
-        expected: "a positive number".into(),
-        found: value.to_string(),
-    })
-}
-
 /// A negative binomial of overdispersion `theta`, its residuals clipped to ± `clip`.
-#[derive(Clone, Copy)]
-struct Model {
+#[derive(Debug, Clone, Copy)]
+pub struct Model {
     theta: f64,
     clip: f64,
+    total: f64,
 }
 
 impl Model {
-    /// Adds `[r - r0, r² - r0²]` of a row's counts to the sums of their columns.
-    fn add_stored<T: Real, I: Index>(
+    /// A model of counts whose sum is `total`.
+    pub fn new(theta: f64, clip: f64, total: f64) -> Result<Self> {
+        for (what, value) in [("theta", theta), ("clip", clip)] {
+            if value.is_nan() || value <= 0.0 {
+                let (expected, found) = ("a positive number".into(), value.to_string());
+                return Err(Error::Value {
+                    what,
+                    expected,
+                    found,
+                });
+            }
+        }
+        Ok(Self { theta, clip, total })
+    }
+}
+
+/// Adds `[Σ (r - r0), Σ (r² - r0²)]` of the stored counts to their columns.
+///
+/// `row_sums` and `col_sums` are those of all counts. Columns must not repeat in a row;
+/// a row without counts has residuals of 0.
+pub fn add_residuals<T: Real, I: Index>(
+    csr: Csr<'_, T, I>,
+    row_sums: &[f64],
+    col_sums: &[f64],
+    model: Model,
+    sums: &mut [[f64; 2]],
+    watch: &Watch,
+) -> Result<()> {
+    expect_len("sums of the rows", row_sums.len(), csr.n_rows())?;
+    expect_len("sums of the columns", col_sums.len(), csr.n_cols)?;
+    expect_len("sums of residuals", sums.len(), csr.n_cols)?;
+    add_pairs(csr.n_rows(), sums, watch, |sums, row| {
+        let (cols, values, _) = columns_of(&csr, row)?;
+        model.add_row((cols, values), col_sums, row_sums[row] / model.total, sums);
+        Ok(())
+    })
+}
+
+impl Model {
+    fn add_row<T: Real, I: Index>(
         self,
         (cols, values): (&[I], &[T]),
-        col_sum: &[f64],
+        col_sums: &[f64],
         share: f64,
         sums: &mut [[f64; 2]],
     ) {
@@ -105,7 +80,7 @@ impl Model {
             for (i, (col, x)) in cols.iter().zip(values).enumerate() {
                 run.x[i] = x.real();
                 // A stored zero of a row without counts has none: it shall add 0, not NaN.
-                run.mu[i] = (share * col_sum[col.at()]).max(f64::MIN_POSITIVE);
+                run.mu[i] = (share * col_sums[col.at()]).max(f64::MIN_POSITIVE);
             }
             beyond_zero(&mut run, cols.len(), self);
             for (i, col) in cols.iter().enumerate() {
@@ -137,6 +112,18 @@ impl Default for Run {
     }
 }
 
+/// `min` of numbers that are not NaN: one instruction, where `f64::min` is three.
+#[inline(always)]
+fn least(a: f64, b: f64) -> f64 {
+    if a < b { a } else { b }
+}
+
+/// `max` of numbers that are not NaN.
+#[inline(always)]
+fn greatest(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
+
 with_avx2! {
     /// Residuals of the first `n` counts of a run, less those of zeros.
     fn beyond_zero(run: &mut Run, n: usize, model: Model) {
@@ -148,9 +135,8 @@ with_avx2! {
         for i in 0..n {
             let (x, mu) = (x[i], mu[i]);
             let scale = 1.0 / (mu + mu * mu * inverse).sqrt();
-            // Not `clamp`, whose check of its bounds would keep this scalar.
-            let r = ((x - mu) * scale).min(model.clip).max(-model.clip);
-            let r0 = (-mu * scale).max(-model.clip);
+            let r = least(greatest((x - mu) * scale, -model.clip), model.clip);
+            let r0 = greatest(-mu * scale, -model.clip);
             first[i] = r - r0;
             second[i] = (r - r0) * (r + r0);
         }
@@ -159,64 +145,50 @@ with_avx2! {
 
 with_avx2! {
     /// Residuals of zeros with expectations `share` times the row sums.
-    fn zero_residuals(row_sums: &[f64], share: f64, model: Model, out: &mut [f64]) {
+    fn residuals_of_zeros(row_sums: &[f64], share: f64, model: Model, out: &mut [f64]) {
         let inverse = 1.0 / model.theta;
         for (&row_sum, r) in row_sums.iter().zip(out) {
             let mu = row_sum * share;
             // -mu/√(mu + mu²/theta), one root and one division.
-            *r = -(mu / (1.0 + mu * inverse)).sqrt().min(model.clip);
+            *r = -least((mu / (1.0 + mu * inverse)).sqrt(), model.clip);
         }
     }
 }
 
-/// Each distinct row sum, and the number of rows that have it.
-struct Zeros {
-    row_sums: Vec<f64>,
-    counts: Vec<f64>,
-    total: f64,
+/// For each column, `[Σ r, Σ r²]` were all its counts zero.
+///
+/// `row_sums` are the distinct sums of rows, and `numbers` how many rows have each.
+pub fn zero_residuals(
+    row_sums: &[f64],
+    numbers: &[f64],
+    col_sums: &[f64],
     model: Model,
+    watch: &Watch,
+) -> Result<Vec<[f64; 2]>> {
+    expect_len("numbers of rows", numbers.len(), row_sums.len())?;
+    let mut distinct: Vec<f64> = col_sums.iter().copied().filter(|&s| s != 0.0).collect();
+    distinct.par_sort_unstable_by(f64::total_cmp);
+    distinct.dedup();
+    let sums = (distinct.par_iter())
+        .map(|&sum| {
+            watch.check()?;
+            Ok(model.of_zeros(row_sums, numbers, sum / model.total))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let at = |s: f64| distinct.partition_point(|d| d.total_cmp(&s).is_lt());
+    Ok((col_sums.iter())
+        .map(|&s| if s == 0.0 { [0.0; 2] } else { sums[at(s)] })
+        .collect())
 }
 
-impl Zeros {
-    fn new(row_sum: &[f64], total: f64, model: Model) -> Self {
-        let mut sorted: Vec<f64> = row_sum.iter().copied().filter(|&s| s != 0.0).collect();
-        sorted.par_sort_unstable_by(f64::total_cmp);
-        let (row_sums, counts) = (sorted.chunk_by(|a, b| a == b))
-            .map(|equal| (equal[0], equal.len() as f64))
-            .unzip();
-        Self {
-            row_sums,
-            counts,
-            total,
-            model,
-        }
-    }
-
-    /// For each column, the sums of `r` and `r²` were all its counts zero.
-    fn sums(&self, col_sum: &[f64], watch: &Watch) -> Result<Vec<[f64; 2]>> {
-        let mut distinct: Vec<f64> = col_sum.iter().copied().filter(|&s| s != 0.0).collect();
-        distinct.par_sort_unstable_by(f64::total_cmp);
-        distinct.dedup();
-        let sums = (distinct.par_iter())
-            .map(|&s| {
-                watch.check()?;
-                Ok(self.sum(s))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let at = |s: f64| distinct.partition_point(|d| d.total_cmp(&s).is_lt());
-        Ok((col_sum.iter())
-            .map(|&s| if s == 0.0 { [0.0; 2] } else { sums[at(s)] })
-            .collect())
-    }
-
-    fn sum(&self, col_sum: f64) -> [f64; 2] {
+impl Model {
+    fn of_zeros(self, row_sums: &[f64], numbers: &[f64], share: f64) -> [f64; 2] {
         let (mut sums, mut r) = ([0.0; 2], [0.0; RUN]);
-        let share = col_sum / self.total;
-        for (row_sums, counts) in self.row_sums.chunks(RUN).zip(self.counts.chunks(RUN)) {
-            zero_residuals(row_sums, share, self.model, &mut r);
-            for (r, count) in r.iter().zip(counts) {
-                sums[0] += count * r;
-                sums[1] += count * r * r;
+        for (row_sums, numbers) in row_sums.chunks(RUN).zip(numbers.chunks(RUN)) {
+            residuals_of_zeros(row_sums, share, self, &mut r);
+            for (r, number) in r.iter().zip(numbers) {
+                sums[0] += number * r;
+                sums[1] += number * r * r;
             }
         }
         sums
