@@ -6,7 +6,7 @@ import numpy as np
 from anndata import AnnData
 
 import stfast
-from benches import data, peers
+from benches import data, peers, peers_tiles
 from benches.measure import Case, Contestant, threads
 
 BATCH = 256
@@ -48,7 +48,7 @@ def epoch(*, quick: bool) -> Case:
                 role="limit",
                 threads=n,
                 needs=("imagecodecs",),
-                call=partial(peers.decode_jpegs, blocks, (data.BLOCK, data.BLOCK), n),
+                call=partial(peers_tiles.decode_jpegs, blocks, (data.BLOCK, data.BLOCK), n),
             ),
         ],
         equal=_equal,

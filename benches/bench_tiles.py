@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import stfast
-from benches import data, peers
+from benches import data
+from benches import peers_tiles as peers
 from benches.measure import Case, Contestant, threads
+from benches.peers import copy_arrays
 
 SIZE = 224
 PITCH = 29
@@ -199,7 +201,7 @@ def dense(*, quick: bool) -> Case:
             name="memory: copy the tiles",
             role="limit",
             threads=n,
-            call=partial(peers.copy_arrays, [work.theirs], n),
+            call=partial(copy_arrays, [work.theirs], n),
         ),
         *_raw_rates(peers.decode_jpegs, blocks, (data.BLOCK, data.BLOCK))[:1],
     ]
