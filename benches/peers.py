@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 Pixels = NDArray[np.uint8]
-Corners = NDArray[np.int64]
-"""Left and top of each tile, (n, 2)."""
 Batch = Sequence[Any]
 """Tensors of tiles, genes and spots' indices."""
 
