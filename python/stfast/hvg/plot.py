@@ -29,9 +29,17 @@ def draw(table: pd.DataFrame, path: Path, *, title: str = "") -> None:
     _scatter(left, table, found, "dispersion (log)" if found == "dispersions" else "variance")
     _scatter(right, table, score, _SCORES[score])
     best = table[table["highly_variable"]].nlargest(_NAMED, score)
-    for name, gene in best.iterrows():
-        place = gene["means"], gene[score]
-        right.annotate(str(name), place, fontsize=7, xytext=(3, 2), textcoords="offset points")
+    # Names in a column of their own: the best genes lie close together.
+    for rank, (name, gene) in enumerate(best.iterrows()):
+        right.annotate(
+            str(name),
+            (gene["means"], gene[score]),
+            xytext=(1.04, 0.97 - rank * 0.06),
+            textcoords="axes fraction",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#9aa5b1"},
+            fontsize=7,
+            va="center",
+        )
     n = int(table["highly_variable"].sum())
     figure.suptitle(f"{title}: {n} of {len(table)} genes".removeprefix(": "))
     figure.savefig(path, dpi=130)
