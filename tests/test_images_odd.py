@@ -174,6 +174,27 @@ def test_files_and_faults_of_bands_do_not_depend_on_workers(tmp_path, suffix):
     assert len(faults) == 1
 
 
+def test_old_style_jpeg_is_what_libtiff_makes_of_it(tmp_path):
+    """TIFF 6.0, section 22: the stream lies where tags of its own say."""
+    path = tmp_path / "old.tif"
+    stream = oracles.jpeg(oracles.picture(64, 48), quality=90)
+    tags = {256: 48, 257: 64, 258: (8, 8, 8), 259: 6, 262: 6, 277: 3, 278: 64, 530: (2, 2)}
+    oracles.tiff(path, stream, tags | {513: 8, 514: len(stream)})
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    with pytest.warns(UserWarning, match="slower"):
+        np.testing.assert_array_equal(all_pixels(path), expected)
+
+
+def test_jpeg_of_12_bits_is_cut_to_8(tmp_path):
+    path = tmp_path / "deep.tif"
+    data = oracles.picture(64, 64).astype(np.uint16) << 4
+    options = {"compression": "jpeg", "tile": (32, 32), "bitspersample": 12}
+    tifffile.imwrite(path, data, photometric="rgb", **options)
+    with pytest.warns(UserWarning, match="slower"):
+        np.testing.assert_array_equal(all_pixels(path), oracles.pixels(path))
+
+
 # --- bad ----------------------------------------------------------------------------------------
 
 
