@@ -12,6 +12,7 @@ __all__ = [
     "Chunked",
     "FormatError",
     "Level",
+    "TileShards",
     "__version__",
     "add_counts",
     "add_deviations",
@@ -20,14 +21,18 @@ __all__ = [
     "add_values",
     "assign_bins",
     "codec_rate",
+    "decode_tiles",
     "epoch_order",
     "extract_tiles",
+    "gather_dense",
     "gather_rows",
+    "gather_sparse",
     "loess",
     "parse_squares",
     "read_chunks",
     "read_mtx",
     "read_table",
+    "read_tiles",
     "sum_groups",
     "sum_stored",
     "tile_order",
@@ -41,6 +46,7 @@ __version__: str
 _Matrix = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
 _Progress = Callable[[int], object]
 
+_Where = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32]]
 _Strings = tuple[NDArray[np.uint8], NDArray[np.int64]]
 _Told = tuple[int, int, int, NDArray[np.float32], list[tuple[int, str]]]
 
@@ -169,6 +175,10 @@ class Level:
 class Cache:
     def __new__(cls, capacity: int) -> Cache: ...
 
+@final
+class TileShards:
+    def __new__(cls, paths: Sequence[str | PathLike[str]]) -> TileShards: ...
+
 def assign_bins(
     rows: NDArray[np.int64], cols: NDArray[np.int64], factor: int, workers: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
@@ -251,10 +261,30 @@ def zero_residuals(
 ) -> _Floats: ...
 def loess(x: _Floats, y: _Floats, span: float, workers: int) -> tuple[_Floats, bool]: ...
 def epoch_order(
-    n: int, seed: int, epoch: int, start: int, out: NDArray[np.int64], workers: int
+    n: int, seed: int, epoch: int, positions: NDArray[np.int64], workers: int
 ) -> None: ...
+def decode_tiles(
+    shards: TileShards,
+    tiles: _Where,
+    out: NDArray[np.uint8],
+    workers: int,
+    *,
+    lenient: bool,
+    progress: _Progress | None = None,
+) -> list[tuple[int, str]]: ...
+def read_tiles(shards: TileShards, tiles: _Where, out: NDArray[np.uint8], workers: int) -> None: ...
 def gather_rows(
     matrix: _Matrix, rows: NDArray[np.int64], out: NDArray[np.float32], workers: int
+) -> None: ...
+def gather_dense(
+    from_to: tuple[NDArray[Any], NDArray[Any]], rows: NDArray[np.int64], workers: int
+) -> None: ...
+def gather_sparse(
+    matrix: tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]],
+    rows: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    out: tuple[NDArray[np.int32], NDArray[np.float32]],
+    workers: int,
 ) -> None: ...
 def extract_tiles(
     places: _Places,

@@ -48,6 +48,18 @@ impl ReadAt {
     /// The range is held against the file's length before anything is
     /// allocated, so a header that lies cannot ask for terabytes.
     pub fn read(&self, what: &str, offset: u64, length: u64, buffer: &mut Vec<u8>) -> Result<()> {
+        self.expect(what, offset, length)?;
+        buffer.resize(length as usize, 0);
+        read_exact_at(&self.file, buffer, offset).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Fills a slice with the bytes at `offset`.
+    pub fn fill(&self, what: &str, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.expect(what, offset, out.len() as u64)?;
+        read_exact_at(&self.file, out, offset).map_err(|e| Error::io(&self.path, e))
+    }
+
+    fn expect(&self, what: &str, offset: u64, length: u64) -> Result<()> {
         if offset.checked_add(length).is_none_or(|end| end > self.len) {
             let (len, path) = (self.len, self.path.clone());
             return Err(Error::Format {
@@ -57,8 +69,7 @@ impl ReadAt {
                 found: format!("a file of {len} bytes"),
             });
         }
-        buffer.resize(length as usize, 0);
-        read_exact_at(&self.file, buffer, offset).map_err(|e| Error::io(&self.path, e))
+        Ok(())
     }
 }
 

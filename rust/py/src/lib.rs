@@ -25,6 +25,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<h5::Chunked>()?;
     module.add_class::<images::Level>()?;
     module.add_class::<tiles::Cache>()?;
+    module.add_class::<loader::TileShards>()?;
     module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
     module.add_function(wrap_pyfunction!(bins::parse_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
@@ -38,7 +39,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hvg::loess, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::zero_residuals, module)?)?;
     module.add_function(wrap_pyfunction!(loader::epoch_order, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::decode_tiles, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::read_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::gather_dense, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::gather_sparse, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::codec_rate, module)?)?;
     module.add_function(wrap_pyfunction!(text::read_mtx, module)?)?;
     module.add_function(wrap_pyfunction!(text::read_table, module)?)?;

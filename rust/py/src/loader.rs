@@ -1,27 +1,93 @@
-//! The order of an epoch, and gene rows.
+//! The order of an epoch, encoded tiles and gene rows.
 
-use numpy::{PyReadonlyArray1, PyReadwriteArray1, PyReadwriteArray2};
+use std::path::PathBuf;
+
+use numpy::PyReadwriteArray4;
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1, PyReadwriteArray2};
 use pyo3::prelude::*;
-use stfast_core::loader;
+use stfast_core::loader::{self, Coded};
 
 use crate::arrays::{Indices, Matrix, Values};
 use crate::door;
 use crate::error::bad_word;
 
-/// Fills `out` with the items at positions `start..` of an epoch's order.
+/// The files of a dataset's shards.
+#[pyclass(frozen, module = "stfast._core")]
+pub(crate) struct TileShards(loader::Shards);
+
+#[pymethods]
+impl TileShards {
+    #[new]
+    fn new(paths: Vec<PathBuf>) -> Self {
+        Self(loader::Shards::new(paths))
+    }
+}
+
+/// Where encoded tiles lie: shard, offset, length.
+#[derive(FromPyObject)]
+pub(crate) struct Where<'py>(
+    PyReadonlyArray1<'py, u32>,
+    PyReadonlyArray1<'py, u64>,
+    PyReadonlyArray1<'py, u32>,
+);
+
+impl Where<'_> {
+    fn coded(&self) -> PyResult<Coded<'_>> {
+        Ok(Coded {
+            shard: self.0.as_slice()?,
+            offset: self.1.as_slice()?,
+            length: self.2.as_slice()?,
+        })
+    }
+}
+
+/// Replaces each position of an epoch's order of `0..n` by the item that stands there.
 #[pyfunction]
 pub(crate) fn epoch_order(
     py: Python<'_>,
     n: u64,
     seed: u64,
     epoch: u64,
-    start: u64,
-    mut out: PyReadwriteArray1<'_, i64>,
+    mut positions: PyReadwriteArray1<'_, i64>,
     workers: usize,
 ) -> PyResult<()> {
-    let out = out.as_slice_mut()?;
+    let positions = positions.as_slice_mut()?;
     door::run(py, workers, None, |_| {
-        loader::order(n, seed, epoch, start, out)
+        loader::order(n, seed, epoch, positions)
+    })
+}
+
+/// Decodes tiles into `out`; those that fail, where `lenient`, with what is wrong.
+#[pyfunction]
+#[pyo3(signature = (shards, tiles, out, workers, *, lenient, progress = None))]
+pub(crate) fn decode_tiles(
+    py: Python<'_>,
+    shards: &Bound<'_, TileShards>,
+    tiles: Where<'_>,
+    mut out: PyReadwriteArray4<'_, u8>,
+    workers: usize,
+    lenient: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Vec<(usize, String)>> {
+    let size = out.as_array().shape()[1];
+    let (shards, tiles, out) = (&shards.get().0, tiles.coded()?, out.as_slice_mut()?);
+    door::run(py, workers, progress, |watch| {
+        loader::decode(shards, tiles, size, lenient, out, watch)
+    })
+}
+
+/// Copies encoded tiles, end to end, into `out`.
+#[pyfunction]
+pub(crate) fn read_tiles(
+    py: Python<'_>,
+    shards: &Bound<'_, TileShards>,
+    tiles: Where<'_>,
+    mut out: PyReadwriteArray1<'_, u8>,
+    workers: usize,
+) -> PyResult<()> {
+    let (shards, tiles, out) = (&shards.get().0, tiles.coded()?, out.as_slice_mut()?);
+    door::run(py, workers, None, |watch| {
+        loader::read(shards, tiles, out, watch)
     })
 }
 
@@ -48,4 +114,96 @@ pub(crate) fn gather_rows(
     door::run(py, workers, None, |watch| {
         loader::gather(csr, rows, out, watch)
     })
+}
+
+/// A dense matrix whose rows can be gathered, and where to.
+#[derive(FromPyObject)]
+pub(crate) enum Dense<'py> {
+    U8(PyReadonlyArray2<'py, u8>, PyReadwriteArray2<'py, u8>),
+    F32(PyReadonlyArray2<'py, f32>, PyReadwriteArray2<'py, f32>),
+}
+
+/// Copies the chosen rows of a dense matrix into another.
+#[pyfunction]
+pub(crate) fn gather_dense(
+    py: Python<'_>,
+    from_to: Dense<'_>,
+    rows: PyReadonlyArray1<'_, i64>,
+    workers: usize,
+) -> PyResult<()> {
+    let rows = rows.as_slice()?;
+    macro_rules! gather {
+        ($matrix:expr, $out:expr) => {{
+            let n_cols = $matrix.as_array().shape()[1];
+            let (matrix, out) = ($matrix.as_slice()?, $out.as_slice_mut()?);
+            door::run(py, workers, None, |watch| {
+                loader::gather_dense(matrix, n_cols, rows, out, watch)
+            })
+        }};
+    }
+    match from_to {
+        Dense::U8(matrix, mut out) => gather!(matrix, out),
+        Dense::F32(matrix, mut out) => gather!(matrix, out),
+    }
+}
+
+/// Numbers as the files of gene rows hold them.
+#[derive(FromPyObject)]
+pub(crate) enum Numbers<'py> {
+    U8(PyReadonlyArray1<'py, u8>),
+    U16(PyReadonlyArray1<'py, u16>),
+    U32(PyReadonlyArray1<'py, u32>),
+    I32(PyReadonlyArray1<'py, i32>),
+    I64(PyReadonlyArray1<'py, i64>),
+    F32(PyReadonlyArray1<'py, f32>),
+}
+
+macro_rules! with_numbers {
+    ($numbers:expr, |$slice:ident| $body:expr) => {
+        match &$numbers {
+            Numbers::U8(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+            Numbers::U16(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+            Numbers::U32(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+            Numbers::I32(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+            Numbers::I64(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+            Numbers::F32(a) => {
+                let $slice = a.as_slice()?;
+                $body
+            }
+        }
+    };
+}
+
+/// Copies the chosen rows of a sparse matrix (indptr, indices, values) end to end.
+#[pyfunction]
+pub(crate) fn gather_sparse(
+    py: Python<'_>,
+    matrix: (PyReadonlyArray1<'_, i64>, Numbers<'_>, Numbers<'_>),
+    rows: PyReadonlyArray1<'_, i64>,
+    ends: PyReadonlyArray1<'_, i64>,
+    mut out: (PyReadwriteArray1<'_, i32>, PyReadwriteArray1<'_, f32>),
+    workers: usize,
+) -> PyResult<()> {
+    let (indptr, rows, ends) = (matrix.0.as_slice()?, rows.as_slice()?, ends.as_slice()?);
+    let out = (out.0.as_slice_mut()?, out.1.as_slice_mut()?);
+    with_numbers!(matrix.1, |columns| with_numbers!(matrix.2, |stored| {
+        door::run(py, workers, None, |watch| {
+            loader::gather_sparse((indptr, columns, stored), rows, ends, out, watch)
+        })
+    }))
 }
