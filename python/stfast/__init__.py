@@ -12,6 +12,7 @@ from stfast._core import FormatError, __version__
 if TYPE_CHECKING:
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
+    from stfast.dataset import Dataset
     from stfast.h5 import read_h5_dataset
     from stfast.hvg import (
         GeneMoments,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         hvg_rank_combined,
     )
     from stfast.images import SlideImage, open_image
-    from stfast.loader import Batch, TileLoader
+    from stfast.loader import ArraySource, Augment, Batch, TileLoader
     from stfast.readers import (
         read,
         read_10x,
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
     from stfast.tiles._write import write_tiles
 
 __all__ = [
+    "ArraySource",
+    "Augment",
     "Batch",
     "Bins",
+    "Dataset",
     "FormatError",
     "GeneMoments",
     "Labelled",
@@ -69,8 +73,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ArraySource": "loader",
+    "Augment": "loader",
     "Batch": "loader",
     "Bins": "bins",
+    "Dataset": "dataset",
     "GeneMoments": "hvg",
     "Labelled": "bins",
     "SlideImage": "images",

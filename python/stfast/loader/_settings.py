@@ -1,0 +1,142 @@
+"""A loader's arguments, checked and brought into one form."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from numpy.typing import ArrayLike, NDArray
+
+from stfast import _check
+from stfast.loader._augment import Augment, Finish
+from stfast.loader._genes import genes_of_slides
+from stfast.loader._order import Shares
+from stfast.loader._sources import ArraySource, ShardSource, SlideSource, Source
+from stfast.tiles import tile_side
+
+if TYPE_CHECKING:
+    from stfast.dataset import Dataset
+
+
+def source_of(
+    source: "AnnData | Sequence[AnnData] | Dataset | ArraySource",
+    pixels: tuple[int | None, float | None, int],
+    *,
+    genes: Sequence[str] | str | None,
+    label: str | None,
+) -> Source:
+    """Whatever spots come from, as a source of tiles."""
+    from stfast.dataset import Dataset
+
+    size, span, cache_bytes = pixels
+    if cache_bytes < 0:
+        raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
+    if not isinstance(source, ArraySource | Dataset):
+        slides = [source] if isinstance(source, AnnData) else list(source)
+        if not slides:
+            raise ValueError("slides: expected at least one, got none")
+        side = tile_side(224 if size is None else size)
+        rows = genes_of_slides(slides, genes)
+        return SlideSource(
+            slides, rows, size=side, span=span, label=label, cache_bytes=int(cache_bytes)
+        )
+    if isinstance(source, ArraySource):
+        if genes is not None:
+            raise ValueError(f"genes: expected those of the arrays, got {genes!r}")
+        found: Source = source
+    else:
+        found = source.source(genes)
+    for name, given in {"span": span, "label": label}.items():
+        if given is not None:
+            raise ValueError(f"{name}: expected none beside tiles that are cut, got {given!r}")
+    if size is not None and size != found.size:
+        raise ValueError(f"size: expected {found.size}, as the tiles are, got {size}")
+    return found
+
+
+def rows_of(rows: ArrayLike | None, source: Any, n: int) -> NDArray[np.int64] | None:
+    """The rows to use: those given, of those that a dataset has been filtered to."""
+    kept: NDArray[np.int64] | None = getattr(source, "rows", None)
+    if rows is None:
+        return kept
+    chosen = np.asarray(rows)
+    if chosen.dtype == bool or chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(f"rows: expected numbers of rows, got {chosen.dtype} {chosen.shape}")
+    bound = n if kept is None else len(kept)
+    outside = chosen[(chosen < 0) | (chosen >= bound)]
+    if len(outside):
+        raise IndexError(f"rows: expected 0 to {bound - 1}, got {outside[0]}")
+    chosen = chosen.astype(np.int64)
+    return chosen if kept is None else kept[chosen]
+
+
+def digest(rows: NDArray[np.int64]) -> str:
+    """A short fingerprint of some rows."""
+    return hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
+
+
+def finish_of(
+    dtype: torch.dtype | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Augment | None,
+    seed: int,
+) -> Finish:
+    """What becomes of the pixels."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point type or None, got {dtype}")
+    for name, values in {"mean": mean, "std": std}.items():
+        if len(values) != 3:
+            raise ValueError(f"{name}: expected 3 numbers, got {len(values)}")
+    if min(std) <= 0:
+        raise ValueError(f"std: expected positive numbers, got {tuple(std)}")
+    return Finish(dtype, tuple(mean), tuple(std), augment, seed)
+
+
+def has_nvjpeg(source: Source, device: torch.device, on_error: str) -> bool:
+    """Whether tiles are to be decoded on the device: only CUDA does it."""
+    if not isinstance(source, ShardSource):
+        raise ValueError("nvjpeg: expected a built dataset of JPEG tiles, got another source")
+    if on_error != "raise":
+        raise ValueError(f'nvjpeg: expected on_error="raise", got {on_error!r}')
+    return device.type == "cuda"
+
+
+def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Which rank this is, of how many."""
+    if (rank is None) != (world is None):
+        raise ValueError(f"rank: expected rank and world_size, got {rank} of {world}")
+    if rank is None or world is None:
+        spread = torch.distributed
+        if spread.is_available() and spread.is_initialized():
+            rank, world = spread.get_rank(), spread.get_world_size()
+        else:
+            rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world:
+        raise ValueError(f"rank: expected 0 to {world - 1}, got {rank}")
+    return rank, world
+
+
+def shares_of(
+    batch_size: int,
+    global_batch_size: int | None,
+    ranks: tuple[int | None, int | None],
+    drop_last: bool | None,  # noqa: FBT001
+) -> Shares:
+    """How batches are divided over ranks; the number of spots is filled in later."""
+    rank, world = ranks_of(*ranks)
+    batch = _check.at_least_one(batch_size, "batch_size")
+    if global_batch_size is not None:
+        batch, rest = divmod(_check.at_least_one(global_batch_size, "global_batch_size"), world)
+        if rest or not batch:
+            raise ValueError(
+                f"global_batch_size: expected a multiple of {world} ranks, got {global_batch_size}"
+            )
+    if drop_last is False and world > 1:
+        raise ValueError(
+            f"drop_last: expected True on {world} ranks, whose batches must be equal, got False"
+        )
+    return Shares(0, batch, rank, world, world > 1 if drop_last is None else bool(drop_last))
