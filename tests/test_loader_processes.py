@@ -25,7 +25,8 @@ def load(slides, epoch=0, **options):
     """An epoch as arrays: image, genes, coords, slide, index."""
     loader = TileLoader(slides, **{"size": 16, "batch_size": 32, "device": "cpu"} | options)
     loader.set_epoch(epoch)
-    batches = [[t.numpy() for t in batch.tensors()] for batch in loader]
+    names = ("image", "genes", "coords", "slide", "index")
+    batches = [[getattr(batch, name).numpy() for name in names] for batch in loader]
     return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
