@@ -21,6 +21,7 @@ __all__ = [
     "add_values",
     "assign_bins",
     "codec_rate",
+    "copy_tiles",
     "decode_tiles",
     "epoch_order",
     "extract_tiles",

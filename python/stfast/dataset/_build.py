@@ -62,7 +62,7 @@ def build(
     """Make one training set of many raw slides.
 
     Slides that a former call staged from the same files and settings are not read again.
-    The bytes of the dataset do not depend on ``workers``, nor on interruptions.
+    The bytes of the dataset do not depend on ``workers``.
 
     Parameters
     ----------
