@@ -27,7 +27,7 @@ def one_thread():
 def spots():
     """Noisy embeddings of three layers on four slides, 240 spots."""
     rng = np.random.default_rng(7)
-    y = np.tile(np.arange(3), 80)
+    y = np.repeat(np.arange(3), (150, 60, 30))[rng.permutation(240)]  # unequal on purpose
     x = rng.normal(size=(240, 8)) + rng.normal(size=(3, 8))[y]
     return x, LAYERS[y], np.repeat(["a", "b", "c", "d"], 60)
 
