@@ -105,7 +105,7 @@ def test_shards_that_are_done_are_not_done_again(path, centers, tmp_path):
     part = tmp_path / "out.part"
     whole.output.rename(part)
     (part / "spots.parquet").unlink()
-    lines = "\n".join(["1\t"] * 32) + "\n"
+    lines = "\n".join(["1\t\t512\t1"] * 32) + "\n"
     for number in (0, 2):
         (part / f".shard-{number:06}.tsv").write_text(lines)
     stamps = {p.name: p.stat().st_mtime_ns for p in part.glob("*.tar")}

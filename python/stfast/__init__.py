@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.dataset import Dataset
+    from stfast.dataset._build import build
     from stfast.h5 import read_h5_dataset
     from stfast.hvg import (
         GeneMoments,
@@ -52,6 +53,7 @@ __all__ = [
     "TileReport",
     "__version__",
     "aggregate_bins",
+    "build",
     "extract_tiles",
     "gene_moments",
     "highly_variable_genes",
@@ -89,6 +91,7 @@ _HOMES = {
     "TileLoader": "loader",
     "TileReport": "tiles",
     "aggregate_bins": "bins",
+    "build": "dataset._build",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
     "highly_variable_genes": "hvg",

@@ -21,6 +21,7 @@ __all__ = [
     "add_values",
     "assign_bins",
     "codec_rate",
+    "copy_tiles",
     "decode_tiles",
     "epoch_order",
     "extract_tiles",
@@ -115,6 +116,22 @@ class _Style(Protocol):
     def filter(self) -> str: ...
     @property
     def lenient(self) -> bool: ...
+
+class _Coded(Protocol):
+    @property
+    def sources(self) -> Sequence[str | PathLike[str]]: ...
+    @property
+    def source(self) -> NDArray[np.uint32]: ...
+    @property
+    def offset(self) -> NDArray[np.uint64]: ...
+    @property
+    def length(self) -> NDArray[np.uint32]: ...
+    @property
+    def notes(self) -> _Strings: ...
+    @property
+    def extension(self) -> str: ...
+    @property
+    def first(self) -> int: ...
 
 class _Output(Protocol):
     @property
@@ -305,3 +322,10 @@ def write_tiles(
     *,
     progress: _Progress | None = None,
 ) -> _Told: ...
+def copy_tiles(
+    tiles: _Coded,
+    shards: Sequence[tuple[str | PathLike[str], int, int]],
+    workers: int,
+    *,
+    progress: _Progress | None = None,
+) -> NDArray[np.uint64]: ...

@@ -25,7 +25,7 @@ from stfast.loader import _settings
 from stfast.loader._augment import Augment
 from stfast.loader._batch import Batch, SparseRows
 from stfast.loader._map import TileDataset
-from stfast.loader._order import Order, Sampler, ShuffleReport, report_on
+from stfast.loader._order import Order, Sampler, Shares, ShuffleReport, report_on
 from stfast.loader._outlets import Assembly, CpuOutlet, CudaOutlet, NvjpegOutlet, Outlet
 from stfast.loader._sources import ArraySource, Source
 from stfast.tiles._windows import choice
@@ -180,22 +180,26 @@ class TileLoader(IterableDataset[Batch]):
         world_size: int | None = None,
         in_workers: bool = False,
     ) -> None:
-        self.workers = _check.workers(workers)
-        self.prefetch = _check.at_least_one(prefetch, "prefetch")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.workers, self.prefetch = _settings.threads_of(workers, prefetch)
         self.on_error = choice(on_error, OnError, "on_error")
-        self.seed, self.epoch, self.in_workers = int(seed), 0, in_workers
-        pixels = (size, span, cache_bytes)
-        self._source: Source = _settings.source_of(source, pixels, genes=genes, label=label)
+        self.seed, self.in_workers = int(seed), in_workers
+        cut = (size, span, cache_bytes)
+        self._source: Source = _settings.source_of(source, cut, genes=genes, label=label)
         self._rows = _settings.rows_of(rows, source, len(self._source.spots))
         self._finish = _settings.finish_of(dtype, mean, std, augment, self.seed)
-        self._nvjpeg = nvjpeg and _settings.has_nvjpeg(self._source, self.device, on_error)
-        ranks = (rank, world_size)
-        shares = _settings.shares_of(batch_size, global_batch_size, ranks, drop_last)
+        self._place_on(device, nvjpeg=nvjpeg)
+        shares = _settings.shares_of(batch_size, global_batch_size, (rank, world_size), drop_last)
+        self._lay_out(shares, sampler, block, shuffle=shuffle)
+
+    def _place_on(self, device: torch.device | str | None, *, nvjpeg: bool) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._nvjpeg = nvjpeg and _settings.has_nvjpeg(self._source, self.device, self.on_error)
+
+    def _lay_out(self, shares: Shares, sampler: Sampler, block: int, *, shuffle: bool) -> None:
         self._order = self._order_of(sampler, shares.global_batch, block, shuffle=shuffle)
         self._shares = replace(shares, n=self._order.n)
         self.bad: dict[int, str] = {}
-        self._position = (0, 0)
+        self.epoch, self._position = 0, (0, 0)
 
     def _order_of(self, sampler: Sampler, batch: int, block: int, *, shuffle: bool) -> Order:
         choice(sampler, Sampler, "sampler")

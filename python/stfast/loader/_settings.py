@@ -96,6 +96,11 @@ def finish_of(
     return Finish(dtype, tuple(mean), tuple(std), augment, seed)
 
 
+def threads_of(workers: int | None, prefetch: int) -> tuple[int, int]:
+    """Threads, and batches to be ahead."""
+    return _check.workers(workers), _check.at_least_one(prefetch, "prefetch")
+
+
 def has_nvjpeg(source: Source, device: torch.device, on_error: str) -> bool:
     """Whether tiles are to be decoded on the device: only CUDA does it."""
     if not isinstance(source, ShardSource):

@@ -306,7 +306,8 @@ def _make_array(part: Path, job: Job) -> Path:
 
 def _merge(job: Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.DataFrame:
     """The spots in the order of their tiles, from what each shard says of its own."""
-    schema = {"valid": pl.Float32, "fault": pl.String}
+    places = {"offset": pl.UInt64, "length": pl.UInt32}
+    schema = {"valid": pl.Float32, "fault": pl.String, **places}
     parts = [
         pl.read_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None)
         for path in sidecars
@@ -314,7 +315,7 @@ def _merge(job: Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.
     told = pl.concat(parts) if parts else pl.DataFrame(schema=schema)
     number = np.arange(len(order))
     x, y = job.centers[order].T
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "spot": job.names.gather(order),
             "x": x,
@@ -325,6 +326,7 @@ def _merge(job: Job, order: NDArray[np.uint32], sidecars: Sequence[Path]) -> pl.
             "shard": (number // job.per_shard).astype(np.uint32),
         }
     )
+    return table.hstack(told.select(*places)) if job.container == "wds" else table
 
 
 def _told_by(output: Path, job: Job) -> TileReport:

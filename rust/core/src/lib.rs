@@ -8,6 +8,7 @@
 
 pub mod bins;
 pub mod csr;
+pub mod dataset;
 pub mod error;
 pub mod h5;
 pub mod hvg;

@@ -131,10 +131,10 @@ pub(crate) struct Output<'py> {
 
 /// Bytes of texts laid end to end, and their offsets.
 #[derive(FromPyObject)]
-struct Strings<'py>(PyReadonlyArray1<'py, u8>, PyReadonlyArray1<'py, i64>);
+pub(crate) struct Strings<'py>(PyReadonlyArray1<'py, u8>, PyReadonlyArray1<'py, i64>);
 
 impl Strings<'_> {
-    fn texts(&self) -> PyResult<Texts<'_>> {
+    pub(crate) fn texts(&self) -> PyResult<Texts<'_>> {
         Ok(Texts {
             bytes: self.0.as_slice()?,
             offsets: self.1.as_slice()?,

@@ -181,6 +181,12 @@ impl Decoder {
         if raw {
             return Ok(());
         }
+        self.pixels(size, out)
+            .map_err(|found| fault(format!("JPEG, PNG or .npy of {}", shape(size)), found))
+    }
+
+    /// JPEG or PNG, as the first bytes say.
+    fn pixels(&mut self, size: usize, out: &mut [u8]) -> std::result::Result<(), String> {
         match self.coded.first_chunk() {
             Some(&[0xff, 0xd8, _, _]) => {
                 // A handle that met damage may fail on good tiles after it: it is not kept.
@@ -192,7 +198,6 @@ impl Decoder {
             Some(b"\x89PNG") => png(&self.coded, size, &mut self.pixels, out),
             _ => Err("other bytes".to_owned()),
         }
-        .map_err(|found| fault(format!("JPEG, PNG or .npy of {}", shape(size)), found))
     }
 }
 

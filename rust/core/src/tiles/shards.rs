@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,6 +17,9 @@ use crate::error::{Result, expect_len};
 
 /// Bytes written to a file at a time.
 const CHUNK: usize = 1 << 20;
+
+/// Bytes to a whole number of which tar pads what it holds.
+const BLOCK: u64 = 512;
 
 /// What files tiles are put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +42,11 @@ pub struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    fn get(&self, i: usize) -> &'a [u8] {
+    pub(crate) fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    pub(crate) fn get(&self, i: usize) -> &'a [u8] {
         let at = |i: usize| self.offsets.get(i).map_or(0, |&at| at.max(0) as usize);
         self.bytes.get(at(i)..at(i + 1)).unwrap_or(&[])
     }
@@ -168,7 +175,7 @@ impl<'a> Shards<'a> {
             bytes = Vec::new();
         }
         let fault = fault.unwrap_or_default().replace(['\t', '\n', '"'], " ");
-        let line = format!("{valid}\t{fault}\n");
+        let line = format!("{valid}\t{fault}");
         let rank = self.ranks[tile] as usize;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.insert(rank, Entry { tile, bytes, line });
@@ -231,11 +238,13 @@ impl<'a> Shards<'a> {
     }
 
     fn append(&self, shard: &mut Shard, entry: Entry) -> std::io::Result<()> {
-        shard.lines.push_str(&entry.line);
+        let length = entry.bytes.len() as u64;
+        let mut offset = shard.written;
         match &mut shard.body {
             Body::Tar(tar) => {
                 let name = self.name(entry.tile, self.encoding.extension());
                 append_member(tar, &name, &entry.bytes)?;
+                offset = tar.get_mut().stream_position()? - length.next_multiple_of(BLOCK);
                 if !self.notes.offsets.is_empty() {
                     let name = self.name(entry.tile, "json");
                     append_member(tar, &name, self.notes.get(entry.tile))?;
@@ -248,6 +257,8 @@ impl<'a> Shards<'a> {
             }
             Body::Folder => {}
         }
+        let line = format!("{}\t{offset}\t{length}\n", entry.line);
+        shard.lines.push_str(&line);
         Ok(())
     }
 
