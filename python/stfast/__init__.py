@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from stfast.images import SlideImage, open_image
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
+    from stfast.manifest import Manifest, involve_cancer, read_manifest
     from stfast.readers import (
         read,
         read_10x,
@@ -46,6 +47,7 @@ __all__ = [
     "FormatError",
     "GeneMoments",
     "Labelled",
+    "Manifest",
     "SlideImage",
     "TileLoader",
     "TileReport",
@@ -57,10 +59,12 @@ __all__ = [
     "highly_variable_genes",
     "hvg_overlap",
     "hvg_rank_combined",
+    "involve_cancer",
     "open_image",
     "read",
     "read_10x",
     "read_h5_dataset",
+    "read_manifest",
     "read_st",
     "read_stimage",
     "read_stimage_meta",
@@ -82,6 +86,7 @@ _HOMES = {
     "Dataset": "dataset",
     "GeneMoments": "hvg",
     "Labelled": "bins",
+    "Manifest": "manifest",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
@@ -92,10 +97,12 @@ _HOMES = {
     "highly_variable_genes": "hvg",
     "hvg_overlap": "hvg",
     "hvg_rank_combined": "hvg",
+    "involve_cancer": "manifest",
     "open_image": "images",
     "read": "readers",
     "read_10x": "readers",
     "read_h5_dataset": "h5",
+    "read_manifest": "manifest",
     "read_st": "readers",
     "read_stimage": "readers",
     "read_stimage_meta": "readers",
