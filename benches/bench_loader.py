@@ -1,12 +1,13 @@
-"""An epoch of training batches: against torch's DataLoader over a PNG a spot."""
+"""An epoch of training batches: against torch's DataLoader, WebDataset and the paper's way."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
 
 import stfast
-from benches import data, peers, peers_tiles
+from benches import data, peers, peers_loader, peers_tiles
 from benches.measure import Case, Contestant, threads
 
 BATCH = 256
@@ -71,4 +72,59 @@ def _by_spot(batches: list[peers.Batch]) -> list[np.ndarray]:
     return [image[order], genes[order], index[order]]
 
 
-CASES = {"epoch": epoch}
+LARGE = 1024
+
+
+def built(*, quick: bool) -> Case:
+    """A built dataset of JPEG tiles; its files are in the system's cache for all alike."""
+    side, per_side = (5120, 17) if quick else (10_240, 36)
+    root, coded = data.dataset(side, per_side), data.coded_tiles(side, per_side)
+    bytes_of = [path.read_bytes() for path in sorted(coded.iterdir())]
+    ours = partial(_dataset, root)
+    n = threads()
+    return Case(
+        title=f"{len(bytes_of)} JPEG tiles of 224 px + 128 genes, batches of {LARGE}, uint8",
+        work=len(bytes_of),
+        unit="tiles",
+        contestants=[
+            Contestant(name="stfast", role="ours", threads=n, call=ours, warm=ours),
+            *_built_peers(root, coded),
+            Contestant(
+                name=f"libjpeg-turbo raw, {n} threads",
+                role="limit",
+                threads=n,
+                needs=("imagecodecs",),
+                call=partial(peers_tiles.decode_jpegs, bytes_of, (224, 224), n),
+            ),
+        ],
+        equal=_equal,
+    )
+
+
+def _built_peers(root: Path, coded: Path) -> list[Contestant]:
+    genes, files = np.asarray(stfast.Dataset(root).hvg), sorted(coded.iterdir())
+    pngs, shards, n = data.pngs_of(coded), sorted((root / "tiles").iterdir()), threads()
+    jpegs = partial(peers_loader.dataloader, files, genes, batch=LARGE, processes=n)
+    calls = {
+        "DataLoader + simplejpeg": partial(jpegs, codec="simplejpeg"),
+        "DataLoader + Pillow": partial(jpegs, codec="PIL"),
+        "webdataset + simplejpeg": partial(peers_loader.webdataset, shards, genes, LARGE, n),
+    }
+    paper = partial(peers.torch_epoch, pngs, genes, batch_size=LARGE, processes=0)
+    return [
+        Contestant(
+            name=f"{name}, {n} processes",
+            needs=(name.rpartition(" ")[2].replace("Pillow", "PIL"), "torch", "webdataset"),
+            threads=n,
+            call=call,
+        )
+        for name, call in calls.items()
+    ] + [Contestant(name="PNG + Pillow, as the paper", needs=("PIL", "torch"), call=paper)]
+
+
+def _dataset(root: Path) -> list[peers.Batch]:
+    loader = stfast.Dataset(root).loader(batch_size=LARGE, device="cpu")
+    return [(batch.image, batch.genes, batch.index) for batch in loader]
+
+
+CASES = {"epoch": epoch, "built": built}
