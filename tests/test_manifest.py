@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from stfast import FormatError, involve_cancer, read_manifest, read_stimage_meta
+from stfast.dataset._build import slides_of
 
 COLUMNS = [
     *("slide", "path", "technology", "image", "species", "tissue", "patient", "pmid", "title"),
@@ -97,6 +98,11 @@ def test_paths_are_relative_to_the_manifest(folder, monkeypatch):
     monkeypatch.chdir(folder)
     found = read_manifest("below/manifest.csv").table["path"].to_list()
     assert found == [str(folder / "below/../one"), str(folder / "two")]
+
+
+def test_a_build_takes_it(folder):
+    manifest = read_manifest(write(folder, row("one", **FULL), row("two")))
+    assert slides_of(manifest).select(COLUMNS).equals(manifest.table)
 
 
 def test_parquet_of_numbers_becomes_texts(folder):
