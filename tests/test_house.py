@@ -43,7 +43,7 @@ WORDS = {
     "loader": FULL,
     "cells": FULL,
     "rasterize": FULL,
-    "learn": PYTHON_ONLY,
+    "learn": {"test", "docs"},  # its time is torch's and scikit-learn's until it trains
     "synthetic": {"test"},
     "demo": {"test"},
     "cli": {"test"},

@@ -67,9 +67,8 @@ def build(
     Parameters
     ----------
     manifest
-        A table with a row a slide, columns ``slide``, ``path`` and, where known,
-        ``image``, ``annotation``, ``mpp`` and any other: a polars frame, an object with
-        one as ``.table``, or the path of a CSV or Parquet file.
+        A row a slide: the path of a file that :func:`read_manifest` reads, its
+        :class:`Manifest`, or a polars frame with ``slide``, ``path`` and any other columns.
     out
         Folder of the dataset; new, empty, or of a former build.
     bin_size
@@ -133,13 +132,11 @@ def build(
 
 def slides_of(manifest: Any) -> pl.DataFrame:
     """The table of a manifest, its names of slides checked."""
-    table = getattr(manifest, "table", manifest)
-    if not isinstance(table, pl.DataFrame):
-        path = Path(table)
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
-        beside = [pl.col(c) for c in ("path", "image", "annotation") if c in table.columns]
-        join = lambda name: str(path.absolute().parent / name)  # noqa: E731
-        table = table.with_columns(c.map_elements(join, return_dtype=pl.String) for c in beside)
+    if isinstance(manifest, str | os.PathLike):
+        from stfast.manifest import read_manifest
+
+        manifest = read_manifest(manifest)
+    table: pl.DataFrame = getattr(manifest, "table", manifest)
     lost = [name for name in ("slide", "path") if name not in table.columns]
     if lost:
         raise ValueError(f"manifest: expected a column {lost[0]!r}, got {table.columns}")
