@@ -32,8 +32,10 @@ _COLUMNS = (
     *("title", "abstract", "keywords", "annotation", "mpp", *_TERMS),
 )
 
-# Slides become names of files, on any system: Windows takes no dot or space at the end.
-_NO_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]|[. ]\Z')
+# Slides become names of files, with a suffix, on any system: none is hidden, Windows takes no
+# dot or space at the end, and most take 255 bytes.
+_NO_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]|\A[.\s]|[.\s]\Z')
+_LONGEST_NAME = 200
 
 _CANCER = re.compile("cancer | cancer|tumor | tumor|metastasis | metastasis|tme | tme")
 
@@ -165,7 +167,7 @@ def _row_problems(
     """Tell what is wrong with a row; remember its slide and image for those that follow."""
     yield from (f"{name}: expected one, got none" for name in required if row[name] is None)
     if row["slide"] is not None:
-        if _NO_FILE_NAME.search(row["slide"]):
+        if _NO_FILE_NAME.search(row["slide"]) or len(row["slide"].encode()) > _LONGEST_NAME:
             yield "slide: expected a name that a file can have on any system"
         first = slides.setdefault(row["slide"].casefold(), row["row"])
         if first != row["row"]:
