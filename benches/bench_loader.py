@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -122,9 +123,42 @@ def _built_peers(root: Path, coded: Path) -> list[Contestant]:
     ] + [Contestant(name="PNG + Pillow, as the paper", needs=("PIL", "torch"), call=paper)]
 
 
-def _dataset(root: Path) -> list[peers.Batch]:
-    loader = stfast.Dataset(root).loader(batch_size=LARGE, device="cpu")
+def ready(*, quick: bool) -> Case:
+    """Batches as CLIP takes them, normalised: the paper's Dataset with its image processor."""
+    import torch
+
+    side, per_side = (5120, 17) if quick else (10_240, 36)
+    root, coded = data.dataset(side, per_side), data.coded_tiles(side, per_side)
+    files, genes = data.pngs_of(coded), np.asarray(stfast.Dataset(root).hvg)
+    clip = {
+        "mean": (0.48145466, 0.4578275, 0.40821073),
+        "std": (0.26862954, 0.26130258, 0.27577711),
+    }
+    ours = partial(_dataset, root, dtype=torch.float32, **clip)
+    return Case(
+        title=f"{len(files)} tiles of 224 px + 128 genes, batches of {LARGE}, float32 for CLIP",
+        work=len(files),
+        unit="tiles",
+        contestants=[
+            Contestant(name="stfast", role="ours", threads=threads(), call=ours, warm=ours),
+            Contestant(
+                name="PNG + Pillow + CLIPImageProcessor, as the paper",
+                needs=("transformers",),
+                call=partial(peers_loader.paper, files, genes, LARGE),
+            ),
+        ],
+        equal=_nearly,
+    )
+
+
+def _nearly(ours: list[peers.Batch], theirs: list[peers.Batch]) -> None:
+    for a, b in zip(_by_spot(ours), _by_spot(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def _dataset(root: Path, **options: Any) -> list[peers.Batch]:
+    loader = stfast.Dataset(root).loader(batch_size=LARGE, device="cpu", **options)
     return [(batch.image, batch.genes, batch.index) for batch in loader]
 
 
-CASES = {"epoch": epoch, "built": built}
+CASES = {"epoch": epoch, "built": built, "ready": ready}

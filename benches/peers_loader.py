@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benches.peers import Batch, Pixels
+from benches.peers import Batch, Pixels, PngDataset
 
 
 def dataloader(
@@ -37,6 +37,27 @@ class JpegFiles:
 
     def __getitem__(self, index: int) -> tuple[Pixels, NDArray[np.float32], int]:
         return decode(self.files[index].read_bytes(), self.codec), self.genes[index], index
+
+
+def paper(files: Sequence[Path], genes: NDArray[np.float32], batch: int) -> list[Batch]:
+    """The paper's Dataset: a PNG a spot, Pillow, CLIP's image processor; one process."""
+    import torch
+    from transformers import CLIPImageProcessor
+
+    processor: Any = CLIPImageProcessor()
+
+    def collate(spots: list[tuple[Pixels, NDArray[np.float32], int]]) -> Batch:
+        pixels, chosen, index = zip(*spots, strict=True)
+        done = [processor(images=p, return_tensors="pt")["pixel_values"][0] for p in pixels]
+        return torch.stack(done), torch.from_numpy(np.stack(chosen)), torch.tensor(index)
+
+    loader: Any = torch.utils.data.DataLoader(
+        PngDataset(files, genes),  # type: ignore[arg-type]
+        batch_size=batch,
+        shuffle=True,
+        collate_fn=collate,
+    )
+    return list(loader)
 
 
 def webdataset(
