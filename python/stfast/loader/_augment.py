@@ -145,10 +145,18 @@ class Finish:
         recolours = self.augment is not None and self.augment.recolours
         if self.dtype is None and not recolours:
             return image
-        values = image.float() * (1 / 255)
+        values = image.float().mul_(1 / 255)
         if self.augment is not None and recolours:
             values = self.augment.recolour(values, drawn)
         if self.dtype is None:
             return (values * 255).round_().to(torch.uint8)
-        values = (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
-        return values.to(self.dtype).contiguous().permute(0, 3, 1, 2)
+        # A row of pixels at a time: three values alone would leave vector registers empty.
+        values = values.contiguous()
+        values.view(*image.shape[:2], -1).sub_(self._row(self.mean, values)).div_(
+            self._row(self.std, values)
+        )
+        return values.to(self.dtype).permute(0, 3, 1, 2)
+
+    def _row(self, channels: Sequence[float], values: torch.Tensor) -> torch.Tensor:
+        """A value a channel, for each pixel of a tile's row."""
+        return values.new_tensor(channels).repeat(values.shape[2])
