@@ -8,6 +8,7 @@ and settings it was made.
 import hashlib
 import json
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -270,7 +271,11 @@ def _write_slide(adata: "AnnData", partial: Path, path: Path) -> None:
 
     if partial.exists():
         shutil.rmtree(partial)
-    with anndata.settings.override(zarr_write_format=3):
+    options: dict[str, Any] = {"zarr_write_format": 3}
+    if hasattr(anndata.settings, "auto_shard_zarr_v3"):
+        options["auto_shard_zarr_v3"] = False  # the same files, whichever anndata writes them
+    with anndata.settings.override(**options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
         adata.write_zarr(partial)
     if path.exists():
         shutil.rmtree(path)
