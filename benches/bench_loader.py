@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 import stfast
-from benches import data, peers, peers_loader, peers_tiles
+from benches import data, data_loader, peers, peers_loader, peers_tiles
 from benches.measure import Case, Contestant, threads
 
 BATCH = 256
@@ -79,7 +79,7 @@ LARGE = 1024
 def built(*, quick: bool) -> Case:
     """A built dataset of JPEG tiles; its files are in the system's cache for all alike."""
     side, per_side = (5120, 17) if quick else (10_240, 36)
-    root, coded = data.dataset(side, per_side), data.coded_tiles(side, per_side)
+    root, coded = data_loader.dataset(side, per_side), data_loader.coded_tiles(side, per_side)
     bytes_of = [path.read_bytes() for path in sorted(coded.iterdir())]
     ours = partial(_dataset, root)
     n = threads()
@@ -104,7 +104,7 @@ def built(*, quick: bool) -> Case:
 
 def _built_peers(root: Path, coded: Path) -> list[Contestant]:
     genes, files = np.asarray(stfast.Dataset(root).hvg), sorted(coded.iterdir())
-    pngs, shards, n = data.pngs_of(coded), sorted((root / "tiles").iterdir()), threads()
+    pngs, shards, n = data_loader.pngs_of(coded), sorted((root / "tiles").iterdir()), threads()
     jpegs = partial(peers_loader.dataloader, files, genes, batch=LARGE, processes=n)
     calls = {
         "DataLoader + simplejpeg": partial(jpegs, codec="simplejpeg"),
@@ -128,8 +128,8 @@ def ready(*, quick: bool) -> Case:
     import torch
 
     side, per_side = (5120, 17) if quick else (10_240, 36)
-    root, coded = data.dataset(side, per_side), data.coded_tiles(side, per_side)
-    files, genes = data.pngs_of(coded), np.asarray(stfast.Dataset(root).hvg)
+    root, coded = data_loader.dataset(side, per_side), data_loader.coded_tiles(side, per_side)
+    files, genes = data_loader.pngs_of(coded), np.asarray(stfast.Dataset(root).hvg)
     clip = {
         "mean": (0.48145466, 0.4578275, 0.40821073),
         "std": (0.26862954, 0.26130258, 0.27577711),

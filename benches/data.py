@@ -257,48 +257,6 @@ def tile_files(side: int, per_side: int) -> list[Path]:
     return sorted(cached(f"tiles-{side}-{per_side}", make).iterdir())
 
 
-def dataset(side: int, per_side: int) -> Path:
-    """The slide of ``slide_adata``, built: JPEG tiles of 224 px, 128 genes of its 512."""
-
-    def make(root: Path) -> None:
-        adata = slide_adata(side, per_side, 512)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "bench.h5ad"
-            adata.write_h5ad(path)
-            table = pl.DataFrame({"slide": ["bench"], "path": [str(path)]})
-            report = stfast.build(table, root, shard_bytes=1 << 22)
-        assert not report.failed, report.failed
-
-    return cached(f"dataset-{side}-{per_side}", make)
-
-
-def coded_tiles(side: int, per_side: int) -> Path:
-    """A folder of that dataset's tiles, a JPEG a row in the index's order."""
-    root = dataset(side, per_side)
-
-    def make(folder: Path) -> None:
-        folder.mkdir()
-        shard_of = {
-            n: path.read_bytes() for n, path in enumerate(sorted((root / "tiles").iterdir()))
-        }
-        places = stfast.Dataset(root).index.select("shard", "offset", "length")
-        for row, (shard, offset, length) in enumerate(places.iter_rows()):
-            (folder / f"{row:06}.jpg").write_bytes(shard_of[shard][offset : offset + length])
-
-    return cached(f"coded-{side}-{per_side}", make)
-
-
-def pngs_of(coded: Path) -> list[Path]:
-    """The same pixels as PNG files, as the paper stores tiles."""
-
-    def make(folder: Path) -> None:
-        folder.mkdir()
-        for path in coded.iterdir():
-            Image.open(path).save(folder / f"{path.stem}.png")
-
-    return sorted(cached(f"png-of-{coded.name}", make).iterdir())
-
-
 def _save_tile(folder: Path, pixels: NDArray[np.uint8], i: int, xy: Iterable[float]) -> None:
     x, y = (int(v) - 112 for v in xy)
     Image.fromarray(pixels[y : y + 224, x : x + 224]).save(folder / f"{i:06}.png")
