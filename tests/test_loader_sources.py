@@ -254,3 +254,11 @@ def test_arguments_that_do_not_fit_are_named(roots, tiles):
         ArraySource(tiles, np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match="uint8"):
         ArraySource(tiles.astype(float), np.zeros((116, 2), np.float32))
+
+
+def test_a_gene_that_is_named_twice_is_two_equal_columns(labelled, roots):
+    names = [labelled[0].var_names[i] for i in (3, 1, 3)]
+    batch = next(iter(Dataset(roots["png"]).loader(genes=names, shuffle=False, device="cpu")))
+    expected = np.concatenate([a[:, names].X.toarray() for a in labelled])[: len(batch)]
+    assert expected.any()
+    np.testing.assert_array_equal(batch.genes, expected)

@@ -6,6 +6,7 @@ for the disk without holding the interpreter.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,21 @@ class PickedGenes:
         total = int(ends[-1]) if len(ends) else 0
         columns, values = np.empty(total, np.int32), np.empty(total, np.float32)
         self.all.fill(rows, ends, (columns, values), workers)
+        place, wanted = self._columns
+        at = place[columns]
+        row, kept = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0)), at >= 0
+        picked = np.zeros((len(rows), len(self.names)), np.float32)
+        picked[row[kept], at[kept]] = values[kept]
+        np.take(picked, wanted, axis=1, out=out)
+
+    @cached_property
+    def _columns(self) -> tuple[Rows, Rows]:
+        """Which of the distinct genes each column is, −1: none; which of them each name is."""
+        numbers = column_numbers(self.names, self.all.names, "the dataset")
+        distinct, wanted = np.unique(numbers, return_inverse=True)
         place = np.full(len(self.all.names), -1, np.int64)
-        place[column_numbers(self.names, self.all.names, "the dataset")] = np.arange(
-            len(self.names)
-        )
-        at, kept = place[columns], place[columns] >= 0
-        row = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))
-        out[:] = 0
-        out[row[kept], at[kept]] = values[kept]
+        place[distinct] = np.arange(len(distinct))
+        return place, wanted
 
 
 GeneRows = DenseGenes | ChosenGenes | SparseGenes | PickedGenes
