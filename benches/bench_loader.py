@@ -145,6 +145,7 @@ def ready(*, quick: bool) -> Case:
                 name="PNG + Pillow + CLIPImageProcessor, as the paper",
                 needs=("transformers",),
                 call=partial(peers_loader.paper, files, genes, LARGE),
+                warm=partial(peers_loader.paper, files[:8], genes[:8], LARGE),
             ),
         ],
         equal=_nearly,
