@@ -208,7 +208,7 @@ def sum_groups(
     progress: _Progress | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
 def read_chunks(
-    dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
+    dataset: Chunked, start: int, target: tuple[str, int | None], out: NDArray[Any], workers: int
 ) -> None: ...
 def sum_stored(
     matrix: tuple[Chunked, Chunked, NDArray[np.int64], int, bool, int],
