@@ -105,9 +105,9 @@ class Matrix:
             var["filtered_probes"] = features["filtered_probes"][:].astype(bool)
         return var
 
-    def obs(self) -> pd.DataFrame:
+    def obs(self, barcodes: list[str]) -> pd.DataFrame:
         """Barcodes, those that come again numbered, with what the file says of each."""
-        obs = named_barcodes(self.barcodes(), self.path)
+        obs = named_barcodes(barcodes, self.path)
         if "filtered_barcodes" in self.group:
             obs["filtered_barcodes"] = self.group["filtered_barcodes"][:].astype(bool)
         return obs
