@@ -1,6 +1,7 @@
 """Bins by labels, from any origin, of any matrix, from a file: each against its plain version."""
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -239,5 +240,17 @@ def test_backed_sums_that_do_not_fit_int32_become_int64(tmp_path):
 def test_backed_filters_that_rust_does_not_know(tmp_path):
     adata = squares()
     adata.write_h5ad(tmp_path / "a.h5ad", compression="lzf")
+    found = aggregate_bins(anndata.read_h5ad(tmp_path / "a.h5ad", backed="r"), 8)
+    assert_same(found, aggregate_bins(adata, 8))
+
+
+def test_backed_values_that_were_never_written_are_the_fill_value(tmp_path):
+    adata = squares()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        n = len(file["X/data"])
+        del file["X/data"]
+        file["X"].create_dataset("data", (n,), "i4", chunks=(8,), fillvalue=3)[n // 2 :] = 1
+    adata.X.data[:] = [3] * (n // 2) + [1] * (n - n // 2)
     found = aggregate_bins(anndata.read_h5ad(tmp_path / "a.h5ad", backed="r"), 8)
     assert_same(found, aggregate_bins(adata, 8))

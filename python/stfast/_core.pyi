@@ -28,6 +28,7 @@ __all__ = [
     "gather_dense",
     "gather_rows",
     "gather_sparse",
+    "group_squares",
     "loess",
     "look_up_tiles",
     "parse_squares",
@@ -207,6 +208,21 @@ def sum_groups(
     workers: int,
     progress: _Progress | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
+def group_squares(
+    rows: NDArray[np.int32],
+    cols: NDArray[np.int32],
+    places: NDArray[np.uint8],
+    factor: int,
+    all: bool,
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.bool_],
+    NDArray[np.int64],
+    NDArray[np.int64],
+    int,
+    int,
+]: ...
 def read_chunks(
     dataset: Chunked, start: int, target: tuple[str, int | None], out: NDArray[Any], workers: int
 ) -> None: ...

@@ -48,10 +48,17 @@ class Stored:
         progress: Callable[[int], object] | None = None,
     ) -> Arrays:
         """Sums of the rows of each group in the first of ``dtypes`` that holds them."""
-        if self.data.chunks is None or self.indices.chunks is None:
+        data, indices = self.data.complete, self.indices.complete
+        if data is None or indices is None:
             return self._sums_in_memory(groups, n_groups, dtypes, progress)
-        places = (self.data.chunks, self.indices.chunks, self.indptr)
-        matrix = (*places, self.shape[1], self.counts, STRETCH * max(self.data.threads, 2))
+        matrix = (
+            data,
+            indices,
+            self.indptr,
+            self.shape[1],
+            self.counts,
+            STRETCH * max(self.data.threads, 2),
+        )
         threads = self.data.threads
         for dtype in dtypes[:-1]:
             try:
@@ -63,7 +70,7 @@ class Stored:
     def _sums_in_memory(
         self, groups: NDArray[np.int64], n_groups: int, dtypes: tuple[str, ...], progress: Any
     ) -> Arrays:
-        """The same where only h5py can read."""
+        """The same where h5py or a fill value is needed."""
         indices = self.indices.read(np.int64)
         for dtype in dtypes:
             try:

@@ -133,6 +133,11 @@ class Dataset:
         dtype: np.dtype[Any] = self.dataset.dtype.newbyteorder("=")
         return dtype
 
+    @property
+    def complete(self) -> _core.Chunked | None:
+        """The chunks, if each value lies in one that Rust can read."""
+        return None if self._fill else self.chunks
+
     def __len__(self) -> int:
         return len(self.dataset)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from stfast._core import FormatError
 from stfast.bins import number_labels
 from stfast.readers import _tenx
+from stfast.readers._grid import Grid, read_grid
 from stfast.readers._library import read_pixels, read_scalefactors
-from stfast.readers._positions import Grid, read_grid
 from stfast.readers.tenx import read_matrix
 
 _MATRIX = "{}_feature_cell_matrix.h5"

@@ -26,8 +26,9 @@ from stfast.bins import aggregate_bins, bin_names
 from stfast.readers import _segments, _tenx
 from stfast.readers._feature_slice import describe_feature_slice
 from stfast.readers._files import find_sample
+from stfast.readers._grid import read_corners, read_grid, read_places
 from stfast.readers._library import attach_picture, read_pixels, read_scalefactors
-from stfast.readers._positions import GRID, join_positions, read_grid, read_positions
+from stfast.readers._positions import GRID, join_positions, read_positions
 from stfast.readers.tenx import read_matrix
 
 _SQUARE = re.compile(r"square_(\d{3})um")
@@ -260,51 +261,29 @@ def _build(
     table = folder / "spatial" / "tissue_positions.parquet"
     if not isinstance(counts, Path):
         return _build_in_memory(folder, bin_size, path, raw=raw, threads=threads)
-    # The table's few columns are decoded while the barcodes' places are read.
+    # Pixel positions, most of the table, are decoded beside the rest.
     with _tenx.open_matrix(counts, None, threads) as matrix, ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(read_grid, table, square)
-        places, grid = matrix.squares(square), reading.result()
-        found = None if grid is None or places is None else grid.locate(*places)
-        if grid is None or places is None or found is None or (found < 0).any():
+        corners = beside.submit(read_corners, table, factor)
+        squares, places = matrix.squares(square), read_places(table, square)
+        bins = (
+            None
+            if squares is None or places is None
+            else (_core.group_squares(*squares, places, factor, raw))
+        )
+        if bins is None or bins[5]:
             return _build_in_memory(folder, bin_size, path, raw=raw, threads=threads)
-        _warn_of_doubles(found, counts)
-        tissue = grid.bins_in_tissue(factor)
-        bins = _bins_of_squares(places, tissue, factor, raw=raw, threads=threads)
-        rows, cols, groups = bins
+        rows, cols, tissue, n_squares, groups, _, again = bins
+        if again:
+            warn(f"{counts}: expected each barcode once, got {again} again: summed into their bins")
         summed = matrix.sums(groups, len(rows), progress)
         var, attributes = matrix.var(), matrix.attributes()
-    columns = {"in_tissue": tissue[rows, cols], "array_row": rows, "array_col": cols}
+    columns = {"in_tissue": tissue.astype(np.int64), "array_row": rows, "array_col": cols}
     obs = pd.DataFrame(columns, index=bin_names(bin_size, rows, cols))
-    obs["in_tissue"] = obs["in_tissue"].astype(np.int64)
-    obs["n_squares"] = np.bincount(groups[groups >= 0], minlength=len(rows))
+    obs["n_squares"] = n_squares
     adata = AnnData(X=summed, obs=obs, var=var)
-    adata.obsm["spatial"] = grid.bin_centers(rows, cols, factor)
+    adata.obsm["spatial"] = corners.result().centers(rows, cols)
     adata.uns["spatial"] = {_library_name(folder): _library(folder, attributes, factor)}
     return adata
-
-
-def _warn_of_doubles(found: NDArray[np.int64], path: Path) -> None:
-    again = len(found) - int(np.count_nonzero(np.bincount(found)))
-    if again:
-        warn(f"{path}: expected each barcode once, got {again} again: summed into their bins")
-
-
-def _bins_of_squares(
-    places: tuple[NDArray[np.int32], NDArray[np.int32]],
-    tissue: NDArray[np.bool_],
-    factor: int,
-    *,
-    raw: bool,
-    threads: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of bins, and the bin of each square; −1 off the tissue."""
-    rows, cols = places
-    keep = slice(None) if raw else tissue[rows // factor, cols // factor]
-    chosen = (rows[keep].astype(np.int64), cols[keep].astype(np.int64))
-    bin_rows, bin_cols, bin_of_square = _core.assign_bins(*chosen, factor, threads)
-    groups = np.full(len(rows), -1, np.int64)
-    groups[keep] = bin_of_square
-    return bin_rows, bin_cols, groups
 
 
 def _build_in_memory(

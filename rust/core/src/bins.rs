@@ -1,12 +1,13 @@
 //! Squares summed into bins, or into whatever groups they belong to.
 //!
-//! [`assign`] gives squares their bins; [`sum_groups`] adds up the rows of a matrix in
+//! [`assign`] gives squares their bins, [`group_squares`] those of a whole slide; [`sum_groups`] adds up the rows of a matrix in
 //! memory, [`sum_stored`] those of a matrix in a file, of which it holds a stretch at a
 //! time. Groups are independent and a group's rows are added in input order, which fixes
 //! floating-point sums too.
 
 use rayon::prelude::*;
 
+mod grid;
 pub mod squares;
 mod stream;
 mod sums;
@@ -15,6 +16,7 @@ use crate::csr::{Csr, Index};
 use crate::error::{Result, expect_len};
 use crate::{Error, Watch};
 
+pub use grid::{SlideBins, group_squares};
 pub use stream::{Stored, sum_stored};
 use sums::{Groups, Store};
 

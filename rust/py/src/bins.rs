@@ -1,7 +1,9 @@
 //! Squares to bins. How many counts come out is not known beforehand, so vectors are
 //! moved out and become numpy's own.
 
-use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{
+    Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1, PyReadwriteArray2,
+};
 use pyo3::prelude::*;
 use stfast_core::bins::{self, Stored, Sums};
 
@@ -102,6 +104,47 @@ pub(crate) fn sum_stored<'py>(
         let sum = |watch: &_| bins::sum_stored::<T>(stored, groups, n_groups, watch);
         Ok(arrays(py, door::run(py, workers, progress, sum)?))
     })
+}
+
+/// What [`bins::SlideBins`] holds, in its order.
+type SlideBins<'py> = (
+    Int64<'py>,
+    Int64<'py>,
+    Bound<'py, PyArray1<bool>>,
+    Int64<'py>,
+    Int64<'py>,
+    usize,
+    usize,
+);
+
+/// Finds squares in their slide's grid, and groups them into its bins.
+#[pyfunction]
+pub(crate) fn group_squares<'py>(
+    py: Python<'py>,
+    rows: PyReadonlyArray1<'py, i32>,
+    cols: PyReadonlyArray1<'py, i32>,
+    mut places: PyReadwriteArray2<'py, u8>,
+    factor: usize,
+    all: bool,
+) -> PyResult<SlideBins<'py>> {
+    let (rows, cols, width) = (
+        rows.as_slice()?,
+        cols.as_slice()?,
+        places.as_array().ncols(),
+    );
+    let places = (places.as_slice_mut()?, width);
+    let bins = door::run(py, 1, None, |_| {
+        bins::group_squares(rows, cols, places, factor, all)
+    })?;
+    Ok((
+        bins.rows.into_pyarray(py),
+        bins.cols.into_pyarray(py),
+        bins.in_tissue.into_pyarray(py),
+        bins.n_squares.into_pyarray(py),
+        bins.groups.into_pyarray(py),
+        bins.unplaced,
+        bins.again,
+    ))
 }
 
 /// Reads row and column from the names of squares; says whether all of them had some.

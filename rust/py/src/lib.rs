@@ -29,6 +29,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::TileShards>()?;
     module.add_function(wrap_pyfunction!(bins::assign_bins, module)?)?;
     module.add_function(wrap_pyfunction!(bins::parse_squares, module)?)?;
+    module.add_function(wrap_pyfunction!(bins::group_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
     module.add_function(wrap_pyfunction!(dataset::copy_tiles, module)?)?;

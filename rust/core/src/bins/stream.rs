@@ -38,6 +38,8 @@ pub struct Stored<'a> {
 /// Sums that room is asked for at once; of more, the room grows.
 const MOST_ROOM: usize = 1 << 28;
 
+const INTEGER: Target = Target::Integer { signed: true };
+
 /// The rows that are summed together, with the sums of open groups as the first of them.
 struct Stretch<T> {
     data: Vec<T>,
@@ -69,7 +71,7 @@ pub fn sum_stored<T: Count + Bits + PartialOrd>(
             continue;
         }
         stretch.read(matrix, carried.sums(), row..end, watch)?;
-        let csr = stretch.csr(matrix, watch)?;
+        let csr = stretch.csr(matrix.n_cols);
         let rows = group_of_row[row..end].iter();
         let numbered = rows.map(|group| (group - done as i64).max(-1));
         let numbers: Vec<_> = (0..carried.size().0 as i64).chain(numbered).collect();
@@ -130,17 +132,35 @@ impl Stored<'_> {
         watch: &Watch,
     ) -> Result<()> {
         let number = self.data.number();
-        let target = match (number.kind, number.size) {
-            (Kind::Float, 4) => Target::Double,
-            (Kind::Float, _) => Target::Same,
-            _ => Target::Integer { signed: true },
+        let (target, below) = match (number.kind, number.size) {
+            (Kind::Float, 4) => (Target::Double, None),
+            (Kind::Float, _) => (Target::Same, None),
+            // A sign is the highest bit.
+            _ => (INTEGER, self.counts.then_some(1 << (8 * T::SIZE - 1))),
         };
-        self.data.read(start, (target, None), out, watch)?;
-        if self.counts && out.par_iter().any(|value| *value < T::default()) {
-            let found = "negative or infinite counts";
-            return Err(self.data.bad("a value", "counts", found));
+        let fault = || (self.data).bad("a value", "counts", "negative or infinite counts");
+        match self.data.read(start, (target, below), out, watch) {
+            // Of a narrower type, another may hold what this one does not.
+            Err(Error::Overflow { .. }) if below.is_some() && T::SIZE == 8 => return Err(fault()),
+            other => other?,
         }
-        Ok(())
+        let floats = self.counts && below.is_none();
+        match floats && out.par_iter().any(|value| *value < T::default()) {
+            true => Err(fault()),
+            false => Ok(()),
+        }
+    }
+
+    /// Fills `out` with columns from `start` on; one outside the matrix is a fault of the file.
+    fn read_columns(&self, start: usize, out: &mut [i32], watch: &Watch) -> Result<()> {
+        let n_cols = self.n_cols;
+        match (self.indices).read(start, (INTEGER, Some(n_cols as u64)), out, watch) {
+            Err(Error::Overflow { .. }) => {
+                let expected = format!("numbers in 0..{n_cols}");
+                Err(self.indices.bad("a value", &expected, "others"))
+            }
+            other => other,
+        }
     }
 
     /// Where a stretch from `row` on ends that has about `most` values.
@@ -194,25 +214,17 @@ impl<T: Count + Bits + PartialOrd> Stretch<T> {
             &mut self.indices[carried..end],
         );
         matrix.read_counts(start as usize, data, watch)?;
-        let signed = (Target::Integer { signed: true }, None);
-        matrix.indices.read(start as usize, signed, indices, watch)
+        matrix.read_columns(start as usize, indices, watch)
     }
 
-    /// The rows as a matrix; a column outside it is a fault of the file.
-    fn csr(&self, matrix: Stored<'_>, watch: &Watch) -> Result<Csr<'_, T, i32>> {
+    /// The rows as a matrix.
+    fn csr(&self, n_cols: usize) -> Csr<'_, T, i32> {
         let n = self.indptr[self.indptr.len() - 1] as usize;
-        let csr = Csr {
+        Csr {
             data: &self.data[..n],
             indices: &self.indices[..n],
             indptr: &self.indptr,
-            n_cols: matrix.n_cols,
-        };
-        csr.checked(watch).map_err(|error| match error {
-            Error::Index { found, .. } => {
-                let expected = format!("numbers in 0..{}", matrix.n_cols);
-                matrix.indices.bad("a value", &expected, found.to_string())
-            }
-            error => error,
-        })
+            n_cols,
+        }
     }
 }
