@@ -96,7 +96,32 @@ def opened(file: File) -> Iterator[h5py.Group]:
     except OSError as error:
         raise FormatError(f"{path}: expected an HDF5 file, got {error}") from error
     with handle:
+        refuse_links(handle, path)
         yield handle
+
+
+def refuse_links(file: h5py.File, path: Path) -> None:
+    """Raise if any of a file's data lie in another file, which could be anyone's.
+
+    External links, external storage and virtual datasets name files by path, so that a
+    download could have what lies beside it, or in ``/etc``, read as if it were its own.
+    """
+
+    def look(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            raise FormatError(_elsewhere(path, name, f"a link to {link.filename!r}"))
+        found = file.get(name) if isinstance(link, h5py.HardLink) else None
+        if isinstance(found, h5py.Dataset):
+            if found.is_virtual:
+                raise FormatError(_elsewhere(path, name, "a virtual dataset"))
+            if found.external:
+                raise FormatError(_elsewhere(path, name, f"external storage {found.external}"))
+
+    file.visititems_links(look)
+
+
+def _elsewhere(path: Path, name: str, found: str) -> str:
+    return f"{path}: expected all data in the file itself, got {found} as /{name}"
 
 
 @dataclass(frozen=True)

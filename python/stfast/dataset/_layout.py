@@ -5,7 +5,9 @@ column is one spot, and rows lie in the order of their tiles in the shards, so
 reading rows in order reads each shard from end to end.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -61,3 +63,12 @@ def shard(root: Path, number: int) -> Path:
 def slide(root: Path, name: str) -> Path:
     """A slide's AnnData, zarr v3."""
     return root / "slides" / f"{name}.zarr"
+
+
+def moments(root: Path, name: str) -> Path:
+    """A slide's sums per gene, as ``GeneMoments`` reads them."""
+    return root / "genes" / "moments" / f"{name}.parquet"
+
+
+def description(name: str, settings: dict[str, Any]) -> str:
+    return json.dumps({"name": name, SETTINGS: settings}, indent=1) + "\n"
