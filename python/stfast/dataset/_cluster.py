@@ -46,7 +46,8 @@ def run(
     except (OSError, TimeoutError, ValueError) as error:
         raise ConnectionError(f"dask: expected a scheduler at {address}, got {error}") from error
     try:
-        _gather(client, tasks, address, workers, tell)
+        with client.as_current():
+            _gather(client, tasks, address, workers, tell)
     finally:
         client.close(timeout=2)
 

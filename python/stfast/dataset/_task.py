@@ -4,12 +4,12 @@ The one thing that a thread, a process and a worker of Dask all run, each on a s
 its own; what comes back is small and can be pickled.
 """
 
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stfast._warn import kept
 from stfast.dataset import _journal, _stage
 from stfast.dataset._journal import Progress, Steps
 from stfast.dataset._lock import locked, slide_lock
@@ -56,8 +56,7 @@ def run(task: Task, workers: int, progress: Progress | None = None) -> Outcome:
         return Outcome(slide, fault=f"{expected}, got none")
     steps, staged, transient = Steps(slide, progress), False, False
     fault: str | None = None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with kept() as said:
         try:
             with locked(slide_lock(root, slide), _WAIT_S if task.wait_s is None else task.wait_s):
                 staged = _stage.stage(root, task.row, task.settings, workers, steps=steps)
@@ -65,9 +64,6 @@ def run(task: Task, workers: int, progress: Progress | None = None) -> Outcome:
         except Exception as error:  # whatever it is, it is the slide's: the others go on
             fault, transient = told(error), _may_pass(error)
             _keep(root, slide, fault)
-    said = list(
-        dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
-    )
     if staged or fault:
         line = {"slide": slide, "fault": fault, "warnings": said, "workers": workers}
         _journal.note(root, line | steps.ended())
