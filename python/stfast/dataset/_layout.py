@@ -5,9 +5,7 @@ column is one spot, and rows lie in the order of their tiles in the shards, so
 reading rows in order reads each shard from end to end.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -15,6 +13,9 @@ FORMAT_VERSION = 1
 
 DESCRIPTION = "dataset.json"
 """Croissant metadata; the settings of the build are under ``SETTINGS``."""
+
+CARD = "README.md"
+"""A data card for people, and for Hugging Face."""
 
 SETTINGS = "stfast"
 """Key of the settings: format_version, size, encoding, seed and what else was asked for."""
@@ -68,7 +69,3 @@ def slide(root: Path, name: str) -> Path:
 def moments(root: Path, name: str) -> Path:
     """A slide's sums per gene, as ``GeneMoments`` reads them."""
     return root / "genes" / "moments" / f"{name}.parquet"
-
-
-def description(name: str, settings: dict[str, Any]) -> str:
-    return json.dumps({"name": name, SETTINGS: settings}, indent=1) + "\n"

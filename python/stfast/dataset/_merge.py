@@ -9,6 +9,7 @@ goes first and comes last.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _core
-from stfast.dataset import _hvg, _layout, _stage
+from stfast.dataset import _card, _croissant, _hvg, _layout, _stage
 from stfast.dataset._journal import Steps
 from stfast.dataset._lock import locked, slide_lock
 from stfast.dataset._plan import Plan
@@ -30,7 +31,11 @@ from stfast.tiles._names import Strings, strings
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "raw": "npy"}
 _BLOCK = 512
-_PARTS = ("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.DESCRIPTION)
+_PARTS = (
+    *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.CARD),
+    _layout.DESCRIPTION,
+)
+_log = logging.getLogger("stfast")
 
 Slides = dict[str, dict[str, Any]]
 """What ``done.json`` says of each slide, by name in order."""
@@ -64,21 +69,20 @@ def merge(plan: Plan, table: pl.DataFrame, steps: Steps) -> tuple[int, bool]:
         shutil.rmtree(part)
     (part / "tiles").mkdir(parents=True)
     (part / _layout.COUNTS).mkdir(parents=True)
-    _write_rows(plan, part, slides, steps)
-    _slide_table(table, slides).write_parquet(part / _layout.SLIDE_TABLE)
+    index = _write_rows(plan, part, slides, steps)
     _copy_moments(root, part, slides)
-    n = sum(told["n_spots"] for told in slides.values())
-    described = _layout.description(root.name, asked | {"n_spots": n})
-    (part / _layout.DESCRIPTION).write_text(described)
+    told_of = _slide_table(table, slides)
+    told_of.write_parquet(part / _layout.SLIDE_TABLE)
+    _describe(part, root.name, asked | {"n_spots": index.height}, index=index, slides=told_of)
     for name, told in slides.items():
         if _staged(root, name)["fingerprint"] != told["fingerprint"]:
             raise BlockingIOError(11, "expected no slide staged anew meanwhile, got one", name)
     _publish(root, part, slides)
-    return n, True
+    return index.height, True
 
 
-def _write_rows(plan: Plan, part: Path, slides: Slides, steps: Steps) -> None:
-    """All files that have a row a spot, in the order that is theirs."""
+def _write_rows(plan: Plan, part: Path, slides: Slides, steps: Steps) -> pl.DataFrame:
+    """All files that have a row a spot, in the order that is theirs; the index of them."""
     root = plan.root
     tables = [pl.read_parquet(_stage.folder(root, name) / _stage.SPOTS) for name in slides]
     order = _order(slides, sum(table.height for table in tables), plan.seed)
@@ -90,6 +94,21 @@ def _write_rows(plan: Plan, part: Path, slides: Slides, steps: Steps) -> None:
     place[order] = np.arange(len(order))
     _write_hvg(part, _chosen(plan, part, tables), slides, place)
     _write_counts(root, part, slides, place)
+    return index
+
+
+def _describe(
+    part: Path, name: str, settings: dict[str, Any], *, index: pl.DataFrame, slides: pl.DataFrame
+) -> None:
+    """What the dataset is, for machines and for people."""
+    n_genes = pl.read_parquet(part / _layout.GENES).height
+    card = _card.card(name, settings, slides=slides, index=index, n_genes=n_genes)
+    (part / _layout.CARD).write_text(card)
+    for term, n in _card.missing(slides).items():
+        if n < slides.height:  # where none has any, the manifest's reader has said so
+            _log.warning("%s: %d of %d slides have none", term, n, slides.height)
+    described = _croissant.describe(part, name, settings, slides)
+    (part / _layout.DESCRIPTION).write_text(described)
 
 
 def _asked(plan: Plan, table: pl.DataFrame, slides: Slides) -> dict[str, Any]:
