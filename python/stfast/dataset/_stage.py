@@ -211,11 +211,8 @@ def _write(
     counts = _counts(adata)
     n_top = settings.n_top_genes
     genes = _write_genes(adata, counts, target, slide=row["slide"], n_top=n_top, workers=workers)
-    spots = _spots(row["slide"], adata, counts, _places(target)).with_columns(
-        pl.lit(diameter / 2).alias("r"),
-        pl.lit(None, dtype=pl.String).alias("label"),
-        pl.Series("valid", report.valid),
-    )
+    columns = {"r": diameter / 2, "label": None, "valid": pl.Series(report.valid)}
+    spots = _spots(row["slide"], adata, counts, _places(target)).with_columns(**columns)
     schema = _layout.INDEX_SCHEMA
     spots = spots.select(pl.col(name).cast(kind) for name, kind in schema.items())
     spots.write_parquet(target / SPOTS)
