@@ -107,21 +107,19 @@ def refuse_links(file: h5py.File, path: Path) -> None:
     download could have what lies beside it, or in ``/etc``, read as if it were its own.
     """
 
-    def look(name: str, link: Any) -> None:
+    def look(name: str, link: Any) -> str | None:
         if isinstance(link, h5py.ExternalLink):
-            raise FormatError(_elsewhere(path, name, f"a link to {link.filename!r}"))
+            return f"a link to {link.filename!r} as /{name}"
         found = file.get(name) if isinstance(link, h5py.HardLink) else None
-        if isinstance(found, h5py.Dataset):
-            if found.is_virtual:
-                raise FormatError(_elsewhere(path, name, "a virtual dataset"))
-            if found.external:
-                raise FormatError(_elsewhere(path, name, f"external storage {found.external}"))
+        if isinstance(found, h5py.Dataset) and found.is_virtual:
+            return f"a virtual dataset as /{name}"
+        if isinstance(found, h5py.Dataset) and found.external:
+            return f"external storage in {found.external[0][0]!r} as /{name}"
+        return None
 
-    file.visititems_links(look)
-
-
-def _elsewhere(path: Path, name: str, found: str) -> str:
-    return f"{path}: expected all data in the file itself, got {found} as /{name}"
+    # What is returned ends the visit; h5py lets no exception out of it.
+    if (elsewhere := file.visititems_links(look)) is not None:
+        raise FormatError(f"{path}: expected all data in the file itself, got {elsewhere}")
 
 
 @dataclass(frozen=True)

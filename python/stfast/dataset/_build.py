@@ -232,6 +232,8 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
         return replace(report, failed=failed, dropped=dropped)
     steps = Steps("", progress)
     n, made = _merge.merge(plan, good, steps)
+    for twins in _merge.same_pictures(plan.root, good["slide"].sort().to_list()):
+        warn(f"{', '.join(twins)}: expected a picture each, got the same one")
     if made:
         _journal.note(plan.root, {"merge": n, "slides": good.height} | steps.ended())
     return replace(report, n_spots=n, failed=failed, dropped=dropped)

@@ -153,6 +153,14 @@ def _staged(root: Path, slide: str) -> dict[str, Any]:
     return found
 
 
+def same_pictures(root: Path, slides: list[str]) -> list[list[str]]:
+    """Slides whose pictures are one, as far as size and first and last MiB tell."""
+    found: dict[str, list[str]] = {}
+    for slide in slides:
+        found.setdefault(str(_staged(root, slide)["picture"]), []).append(slide)
+    return [twins for twins in found.values() if len(twins) > 1]
+
+
 def _publish(root: Path, part: Path, slides: Slides) -> None:
     (root / _layout.DESCRIPTION).unlink(missing_ok=True)
     for name in _PARTS[:-1]:

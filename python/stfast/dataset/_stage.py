@@ -222,6 +222,7 @@ def _write(
     return {
         "n_spots": adata.n_obs,
         "n_genes": adata.n_vars,
+        "picture": _file(image.path.parent, image.path)[1:],
         "width": width,
         "height": height,
         "span": span,
