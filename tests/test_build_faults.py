@@ -16,6 +16,8 @@ __all__ = ["built", "one_thread", "raw"]
 
 SCRIPT = """
 import sys, polars, stfast
+from stfast.dataset import _pool
+_pool.FEW_SPOTS = 0  # slides side by side, however few the spots are
 settings = dict(bin_size=8, size=24, hvg="pearson:5", tiles="png", shard_bytes=60_000, workers=2)
 stfast.build(polars.read_parquet(sys.argv[1]), sys.argv[2], **settings)
 """

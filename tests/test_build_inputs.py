@@ -284,6 +284,8 @@ def test_many_slides_under_few_open_files(tmp_path):
     table.write_parquet(tmp_path / "table.parquet")
     code = """
 import sys, resource, polars, stfast
+from stfast.dataset import _pool
+_pool.FEW_SPOTS = 0
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 report = stfast.build(polars.read_parquet(sys.argv[1]), sys.argv[2], size=16, hvg="overlap:3",
                       workers=2)

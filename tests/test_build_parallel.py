@@ -20,10 +20,25 @@ __all__ = ["built", "one_thread", "raw"]
 SMALL = {**SETTINGS, "shard_bytes": 60_000}
 
 
+@pytest.fixture(autouse=True)
+def processes(monkeypatch):
+    """However few the spots are."""
+    monkeypatch.setattr("stfast.dataset._pool.FEW_SPOTS", 0)
+
+
 @pytest.mark.parametrize(("workers", "memory"), [(1, None), (2, "1K"), (5, None)], ids=str)
 def test_bytes_do_not_depend_on_workers_nor_on_memory(raw, built, tmp_path, workers, memory):
     out = tmp_path / "out"
     stfast.build(raw, out, **SMALL, workers=workers, memory=memory)
+    assert digests(out) == digests(built)
+
+
+def test_a_few_spots_are_staged_by_this_process(raw, built, tmp_path, monkeypatch):
+    monkeypatch.setattr("stfast.dataset._pool.FEW_SPOTS", 1000)
+    out = tmp_path / "out"
+    stfast.build(raw, out, **SMALL, workers=5)
+    lines = [json.loads(line) for line in (out / "run.jsonl").read_text().splitlines()]
+    assert {line["process"] for line in lines} == {os.getpid()}
     assert digests(out) == digests(built)
 
 
@@ -40,7 +55,8 @@ def test_times_and_hosts_are_in_one_file(built):
 
 def test_slides_start_as_threads_and_memory_allow():
     def started(workers, memory, needs):
-        pool = _pool._Pool(workers, memory, [(None, need) for need in needs], None)
+        waiting = [(None, _need.Need(1, need, 1)) for need in needs]
+        pool = _pool._Pool(workers, memory, waiting, None)
         threads = []
         while pool.waiting and (n := pool.threads()):
             _, need = pool.waiting.pop(0)

@@ -213,7 +213,7 @@ def _stage_some(
 
         _cluster.run(tasks, plan.dask, workers=plan.workers, tell=tell)
         return
-    needs = [(task, _need.of_slide(task.row, task.settings).memory) for task in tasks]
+    needs = [(task, _need.of_slide(task.row, task.settings)) for task in tasks]
     _pool.run(needs, workers=plan.threads, memory=plan.memory, progress=progress, tell=tell)
 
 

@@ -11,19 +11,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from stfast.dataset import _task
 from stfast.dataset._journal import Progress
+from stfast.dataset._need import Need
 from stfast.dataset._task import Outcome, Task
 from stfast.dataset._worker import COMMAND
 
 _TRIES = 2
+FEW_SPOTS = 10_000
+"""Fewer than these are staged by this process: another takes seconds to begin."""
 
-Needs = list[tuple[Task, int]]
-"""Tasks, and the bytes of memory that each is estimated to need."""
+Needs = list[tuple[Task, Need]]
+"""Tasks, and what each is estimated to need."""
 
 
 class _Process:
@@ -58,14 +61,14 @@ class _Pool:
     waiting: Needs
     progress: Progress | None
     idle: list[_Process] = field(default_factory=list)
-    busy: dict[Connection, tuple[_Process, Task, int, int]] = field(default_factory=dict)
+    busy: dict[Connection, tuple[_Process, Task, Need, int]] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
 
     def threads(self) -> int:
         """Threads for the slide that waits first; 0: it must go on waiting."""
         free = self.workers - sum(threads for *_, threads in self.busy.values())
-        left = self.memory - sum(need for _, _, need, _ in self.busy.values())
-        need = max(self.waiting[0][1], 1)
+        left = self.memory - sum(need.memory for _, _, need, _ in self.busy.values())
+        need = max(self.waiting[0][1].memory, 1)
         together = left // need if self.busy else max(left // need, 1)
         return free // min(free, together, len(self.waiting)) if min(free, together) > 0 else 0
 
@@ -96,10 +99,10 @@ class _Pool:
 
     def _buried(self, connection: Connection) -> Iterator[Outcome]:
         """A process has died: its slide is tried again, alone; then it has failed."""
-        process, task, _, _ = self.busy.pop(connection)
+        process, task, need, _ = self.busy.pop(connection)
         status = process.kill()
         if self.tries[task.slide] < _TRIES:
-            self.waiting.append((task, self.memory))
+            self.waiting.append((task, replace(need, memory=self.memory)))
             return
         died = f"signal {-status}" if status < 0 else f"exit status {status}"
         hint = "; out of memory? try a smaller memory= (--memory)" if status == -9 else ""
@@ -120,11 +123,11 @@ def run(
     tell: Callable[[Outcome], Any],
 ) -> None:
     """Run tasks, telling each one's outcome when it has ended."""
-    if workers == 1 or len(tasks) == 1:
+    if workers == 1 or len(tasks) == 1 or sum(need.spots for _, need in tasks) < FEW_SPOTS:
         for task, _ in tasks:
             tell(_task.run(task, workers, progress))
         return
-    waiting = sorted(tasks, key=lambda task: -task[1])
+    waiting = sorted(tasks, key=lambda task: -task[1].memory)
     pool = _Pool(workers, memory, waiting, progress)
     try:
         while pool.waiting or pool.busy:
