@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
+from stfast import _core
 from stfast._core import FormatError
+from stfast.bins import bin_names
 from stfast.readers._positions import GRID, PIXELS, check_numbers, read_parquet
 from stfast.readers._tenx import parse_squares
 
@@ -73,6 +76,55 @@ def read_places(path: Path, size: int) -> NDArray[np.uint8] | None:
     places[rows, cols] = 1 + 2 * (tissue == 1)
     _check_once(path, int(np.count_nonzero(places)), len(rows))
     return places
+
+
+@dataclass(frozen=True)
+class SlideBins:
+    """Bins that hold a square of the matrix, row by row.
+
+    Attributes
+    ----------
+    rows, cols, in_tissue, n_squares
+        A value a bin; in tissue if any place of it is, the matrix has it or not.
+    groups
+        The bin of each square; −1: none.
+    again
+        Squares that the matrix has had before.
+    """
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    in_tissue: NDArray[np.bool_]
+    n_squares: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    again: int
+
+    def obs(self, bin_size: int) -> pd.DataFrame:
+        """What is known of each bin of ``bin_size`` µm, by its name."""
+        columns = dict(
+            zip(GRID, (self.in_tissue.astype(np.int64), self.rows, self.cols), strict=True)
+        )
+        obs = pd.DataFrame(columns, index=bin_names(bin_size, self.rows, self.cols))
+        obs["n_squares"] = self.n_squares
+        return obs
+
+
+def group_squares(
+    squares: tuple[NDArray[np.int32], NDArray[np.int32]] | None,
+    places: NDArray[np.uint8] | None,
+    factor: int,
+    *,
+    raw: bool,
+) -> SlideBins | None:
+    """The bins of a matrix's squares (rows, columns): those in tissue, or all of them.
+
+    ``None`` where squares or places are not known, or a square is at none of the places.
+    """
+    if squares is None or places is None:
+        return None
+    found = _core.group_squares(*squares, places, factor, raw)
+    rows, cols, tissue, n_squares, groups, unplaced, again = found
+    return None if unplaced else SlideBins(rows, cols, tissue, n_squares, groups, again)
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from stfast import _check, _core, _spatial
+from stfast import _check, _spatial
 from stfast._core import FormatError
 from stfast._warn import warn
-from stfast.bins import aggregate_bins, bin_names
+from stfast.bins import aggregate_bins
 from stfast.readers import _segments, _tenx
 from stfast.readers._feature_slice import describe_feature_slice
 from stfast.readers._files import find_sample
-from stfast.readers._grid import read_corners, read_grid, read_places
+from stfast.readers._grid import group_squares, read_corners, read_grid, read_places
 from stfast.readers._library import attach_picture, read_pixels, read_scalefactors
 from stfast.readers._positions import GRID, join_positions, read_positions
 from stfast.readers.tenx import read_matrix
@@ -264,24 +264,16 @@ def _build(
     # Pixel positions, most of the table, are decoded beside the rest.
     with _tenx.open_matrix(counts, None, threads) as matrix, ThreadPoolExecutor(1) as beside:
         corners = beside.submit(read_corners, table, factor)
-        squares, places = matrix.squares(square), read_places(table, square)
-        bins = (
-            None
-            if squares is None or places is None
-            else (_core.group_squares(*squares, places, factor, raw))
-        )
-        if bins is None or bins[5]:
+        bins = group_squares(matrix.squares(square), read_places(table, square), factor, raw=raw)
+        if bins is None:
             return _build_in_memory(folder, bin_size, path, raw=raw, threads=threads)
-        rows, cols, tissue, n_squares, groups, _, again = bins
-        if again:
-            warn(f"{counts}: expected each barcode once, got {again} again: summed into their bins")
-        summed = matrix.sums(groups, len(rows), progress)
+        if bins.again:
+            told = f"expected each barcode once, got {bins.again} again: summed into their bins"
+            warn(f"{counts}: {told}")
+        summed = matrix.sums(bins.groups, len(bins.rows), progress)
         var, attributes = matrix.var(), matrix.attributes()
-    columns = {"in_tissue": tissue.astype(np.int64), "array_row": rows, "array_col": cols}
-    obs = pd.DataFrame(columns, index=bin_names(bin_size, rows, cols))
-    obs["n_squares"] = n_squares
-    adata = AnnData(X=summed, obs=obs, var=var)
-    adata.obsm["spatial"] = corners.result().centers(rows, cols)
+    adata = AnnData(X=summed, obs=bins.obs(bin_size), var=var)
+    adata.obsm["spatial"] = corners.result().centers(bins.rows, bins.cols)
     adata.uns["spatial"] = {_library_name(folder): _library(folder, attributes, factor)}
     return adata
 

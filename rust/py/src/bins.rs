@@ -127,11 +127,8 @@ pub(crate) fn group_squares<'py>(
     factor: usize,
     all: bool,
 ) -> PyResult<SlideBins<'py>> {
-    let (rows, cols, width) = (
-        rows.as_slice()?,
-        cols.as_slice()?,
-        places.as_array().ncols(),
-    );
+    let (rows, cols) = (rows.as_slice()?, cols.as_slice()?);
+    let width = places.as_array().ncols();
     let places = (places.as_slice_mut()?, width);
     let bins = door::run(py, 1, None, |_| {
         bins::group_squares(rows, cols, places, factor, all)

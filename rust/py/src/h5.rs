@@ -104,8 +104,7 @@ pub(crate) fn read_chunks(
     out: Out<'_>,
     workers: usize,
 ) -> PyResult<()> {
-    let target = (self::target(&target.0)?, target.1);
-    let dataset = &*dataset.get().0;
+    let (target, dataset) = ((self::target(&target.0)?, target.1), &*dataset.get().0);
     macro_rules! fill {
         ($out:ident) => {{
             let mut out = $out;

@@ -44,41 +44,66 @@ pub fn group_squares(
     expect_len("cols", cols.len(), rows.len())?;
     let (height, width) = (places.len().checked_div(width).unwrap_or(0), width.max(1));
     expect_len("places", places.len(), height * width)?;
-    let factor = factor.max(1);
-    let across = width.div_ceil(factor);
     let mut bins = SlideBins::default();
-    for (&row, &col) in rows.iter().zip(cols) {
-        let place = match (usize::try_from(row), usize::try_from(col)) {
-            (Ok(row), Ok(col)) if row < height && col < width => &mut places[row * width + col],
-            _ => &mut 0,
-        };
-        bins.unplaced += usize::from(*place & PRESENT == 0);
-        bins.again += usize::from(*place & COUNTED != 0);
-        *place |= COUNTED;
-    }
-    if bins.unplaced > 0 {
-        return Ok(bins);
-    }
-    let tissue = any_tissue(places, width, factor);
-    let bin = |(&row, &col): (&i32, &i32)| row as usize / factor * across + col as usize / factor;
-    let mut number = vec![-1; tissue.len()];
-    for at in rows.iter().zip(cols).map(bin) {
-        if all || tissue[at] {
-            number[at] = 0;
-        }
-    }
-    for (at, number) in number.iter_mut().enumerate().filter(|(_, n)| **n == 0) {
-        *number = bins.rows.len() as i64;
-        bins.rows.push((at / across) as i64);
-        bins.cols.push((at % across) as i64);
-        bins.in_tissue.push(tissue[at]);
-    }
-    bins.groups = rows.iter().zip(cols).map(|at| number[bin(at)]).collect();
-    bins.n_squares = vec![0; bins.rows.len()];
-    for &group in bins.groups.iter().filter(|&&group| group >= 0) {
-        bins.n_squares[group as usize] += 1;
+    bins.look_up(rows, cols, places, (height, width));
+    if bins.unplaced == 0 {
+        let (factor, places) = (factor.max(1), &*places);
+        bins.number(rows, cols, (places, width), factor, all);
     }
     Ok(bins)
+}
+
+impl SlideBins {
+    /// Counts squares that are at no place, and those that come again.
+    fn look_up(
+        &mut self,
+        rows: &[i32],
+        cols: &[i32],
+        places: &mut [u8],
+        (height, width): (usize, usize),
+    ) {
+        for (&row, &col) in rows.iter().zip(cols) {
+            let place = match (usize::try_from(row), usize::try_from(col)) {
+                (Ok(row), Ok(col)) if row < height && col < width => &mut places[row * width + col],
+                _ => &mut 0,
+            };
+            self.unplaced += usize::from(*place & PRESENT == 0);
+            self.again += usize::from(*place & COUNTED != 0);
+            *place |= COUNTED;
+        }
+    }
+
+    /// Numbers the bins that have a square, and gives each square its bin's number.
+    fn number(
+        &mut self,
+        rows: &[i32],
+        cols: &[i32],
+        (places, width): (&[u8], usize),
+        factor: usize,
+        all: bool,
+    ) {
+        let tissue = any_tissue(places, width, factor);
+        let across = width.div_ceil(factor);
+        let bin =
+            |(&row, &col): (&i32, &i32)| row as usize / factor * across + col as usize / factor;
+        let mut number = vec![-1; tissue.len()];
+        for at in rows.iter().zip(cols).map(bin) {
+            if all || tissue[at] {
+                number[at] = 0;
+            }
+        }
+        for (at, number) in number.iter_mut().enumerate().filter(|(_, n)| **n == 0) {
+            *number = self.rows.len() as i64;
+            self.rows.push((at / across) as i64);
+            self.cols.push((at % across) as i64);
+            self.in_tissue.push(tissue[at]);
+        }
+        self.groups = rows.iter().zip(cols).map(|at| number[bin(at)]).collect();
+        self.n_squares = vec![0; self.rows.len()];
+        for &group in self.groups.iter().filter(|&&group| group >= 0) {
+            self.n_squares[group as usize] += 1;
+        }
+    }
 }
 
 /// Whether any place of each bin lies in tissue.
