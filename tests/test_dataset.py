@@ -1,6 +1,7 @@
 """Dataset: views of a built dataset against polars and plain loops over its index."""
 
 import json
+import math
 
 import anndata
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import stfast
 from oracles import picture
 from oracles_dataset import write_dataset
-from stfast.dataset import _layout
+from stfast.dataset import _assign, _layout
 
 TISSUES = ["brain", "brain", None]
 
@@ -108,10 +109,23 @@ def test_a_split_is_its_seeds_and_the_parts_have_their_shares(built):
     assert (np.diff(first["a"].rows) > 0).all()
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.4), (1.5, -0.5), (1.0,)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.4), (1.5, -0.5), (), (0.5, math.nan)])
 def test_shares_that_make_no_whole_are_refused(built, fractions):
     with pytest.raises(ValueError, match="shares that sum to 1"):
         built.split("slide", fractions, names=("a", "b"))
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), ("a", "b", "c")])
+def test_names_of_parts_are_one_each(built, names):
+    with pytest.raises(ValueError, match="names: expected 2 different ones"):
+        built.split("slide", (0.5, 0.5), names=names)
+
+
+def test_large_groups_are_placed_first():
+    group = np.repeat([0, 1, 2], [70, 45, 1])
+    for seed in range(9):
+        part = _assign(group, (0.6, 0.4), seed, "slide")
+        assert np.bincount(part).tolist() in ([70, 46], [71, 45])
 
 
 def test_more_parts_than_groups_are_refused(built):

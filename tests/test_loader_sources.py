@@ -7,10 +7,12 @@ bit-equal to Pillow's decoder on the same bytes.
 import io
 import pickle
 import re
+from copy import deepcopy
 
 import numpy as np
 import polars as pl
 import pytest
+import tifffile
 from PIL import Image
 
 import stfast
@@ -217,6 +219,42 @@ def test_bad_tiles_are_skipped_or_filled_counted_and_listed(damaged, roots):
         np.testing.assert_array_equal(image[fine], good["image"][index[fine]])
         if policy == "fill":
             assert (image[~fine] == 255).all()
+
+
+@pytest.mark.parametrize("off", [-10, -1, 5])
+def test_a_raw_tile_of_another_length_is_refused(labelled, tiles, tmp_path, off):
+    root = write_dataset(tmp_path / "raw", labelled, tiles, encoding="raw")
+    index = pl.read_parquet(root / _layout.INDEX)
+    length = (pl.col("length").cast(pl.Int64) + off).cast(pl.UInt32)
+    index.with_columns(length=length).write_parquet(root / _layout.INDEX)
+    with pytest.raises(stfast.FormatError, match="the tile at byte"):
+        list(TileLoader(Dataset(root), device="cpu"))
+
+
+@pytest.mark.parametrize("damage", ["bytes", "end"])
+def test_virtual_tiles_of_bad_blocks_are_white_where_filled(labelled, tmp_path, damage):
+    """Whichever of its blocks is bad, all of a tile is white; one block's tiles are not all."""
+    adata, path = labelled[0].copy(), tmp_path / "picture.tif"
+    adata.uns["spatial"] = deepcopy(adata.uns["spatial"])
+    metadata = next(iter(adata.uns["spatial"].values()))["metadata"]
+    pixels = np.asarray(Image.open(metadata["source_image_path"]).convert("RGB"))
+    tifffile.imwrite(path, pixels, tile=(64, 64), compression="deflate", photometric="rgb")
+    metadata["source_image_path"] = str(path)
+    good = epoch([adata], size=16, shuffle=False)["image"]
+    with tifffile.TiffFile(path) as file:
+        places = list(zip(file.pages[0].dataoffsets, file.pages[0].databytecounts, strict=True))
+    data = bytearray(path.read_bytes())
+    offset, count = max(places) if damage == "end" else places[len(places) // 2]
+    data[offset : offset + count] = b"\xff" * count
+    path.write_bytes(data[: offset + count // 2] if damage == "end" else data)
+    loader = TileLoader(adata, size=16, shuffle=False, on_error="fill", device="cpu")
+    with pytest.warns(UserWarning, match="tiles could not be read"):
+        image = np.concatenate([batch.image.numpy() for batch in loader])
+    bad = np.isin(np.arange(len(image)), list(loader.bad))
+    assert bad.any()
+    assert not bad.all()
+    assert (image[bad] == 255).all()
+    np.testing.assert_array_equal(image[~bad], good[~bad])
 
 
 def test_an_index_that_points_beyond_a_shard_is_refused(roots, labelled, tiles, tmp_path):

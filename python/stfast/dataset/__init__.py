@@ -56,7 +56,7 @@ class Dataset:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = Path(root).absolute()  # shards are opened later, wherever that is
         self.settings = _settings(self.root)
         self.slides = pl.read_parquet(self.root / _layout.SLIDE_TABLE)
         self._every = _index(self.root)
@@ -159,8 +159,8 @@ class Dataset:
     ) -> "dict[str, Dataset]":
         """Divide the spots so that no slide (or patient, tissue, …) is in two parts.
 
-        Groups are shuffled by the seed, and each goes to the part that lacks most of
-        its share of the spots. Groups that are unknown (null) count as one.
+        Groups are shuffled by the seed, and each, large ones first, goes to the part that
+        lacks most of its share of the spots. Groups that are unknown (null) count as one.
 
         Parameters
         ----------
@@ -184,8 +184,10 @@ class Dataset:
         ValueError
             Fractions do not sum to 1, or there are fewer groups than parts.
         """
-        if len(names) != len(fractions) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        if not (min(fractions, default=0) > 0 and abs(sum(fractions) - 1) <= 1e-9):
             raise ValueError(f"fractions: expected shares that sum to 1, got {tuple(fractions)}")
+        if len(set(names)) != len(fractions) or len(names) != len(fractions):
+            raise ValueError(f"names: expected {len(fractions)} different ones, got {list(names)}")
         if by == "spot":
             warn("split by spot: neighbours of a training spot, nearly alike, are in the test set")
             group = np.arange(len(self))
@@ -319,6 +321,7 @@ def _assign(
         place = np.empty(len(sizes), np.int64)
         place[order] = np.searchsorted(ends, np.arange(len(sizes)), side="right")
         return place[group]
+    order = order[np.argsort(-sizes[order], kind="stable")]
     place, lacking = np.zeros(len(sizes), np.int64), np.array(fractions) * len(group)
     for turn, number in enumerate(order.tolist()):
         left = len(sizes) - turn

@@ -28,6 +28,7 @@ from stfast.loader._map import TileDataset
 from stfast.loader._order import Order, Sampler, Shares, ShuffleReport, report_on
 from stfast.loader._outlets import Assembly, CpuOutlet, CudaOutlet, NvjpegOutlet, Outlet
 from stfast.loader._sources import ArraySource, Source
+from stfast.loader._state import VERSION, Position, position_of
 from stfast.tiles._windows import choice
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ __all__ = [
 
 OnError = Literal["raise", "skip", "fill"]
 
-STATE_VERSION = 1
-
 
 class TileLoader(IterableDataset[Batch]):
     """Iterate over spots in batches of tile, genes, place, slide and label.
@@ -63,8 +62,10 @@ class TileLoader(IterableDataset[Batch]):
         sparse. ``None``: ``"hvg"``, or all genes if none is marked. Arrays have their own.
     label
         Column of ``obs`` with the label; a dataset has its own. Spots without one get −1.
+        Classes are numbered among these slides: with others, numbers may differ.
     rows
-        (n,) row numbers of the source to use; ``None``: all.
+        (n,) row numbers of the source to use, of a filtered dataset those within it;
+        ``None``: all.
     size
         Side of a tile in pixels; ``None``: 224, or that of the dataset or arrays.
     span
@@ -98,8 +99,8 @@ class TileLoader(IterableDataset[Batch]):
         Turns and colours, drawn by (seed, epoch, index), changed on the device.
     on_error
         What a tile that cannot be read does: ``"raise"``; ``"skip"``: its spot is left
-        out of the batch; ``"fill"``: it is white. ``bad`` lists them, and a warning
-        counts them at the epoch's end.
+        out of the batch, which may become an empty one; ``"fill"``: it is white. ``bad``
+        lists them, and a warning counts them at the epoch's end.
     device
         Where batches go; ``None``: CUDA if there is any, else CPU.
     nvjpeg
@@ -114,10 +115,12 @@ class TileLoader(IterableDataset[Batch]):
         this process. Batches do not depend on it.
     rank, world_size
         ``None``: those of ``torch.distributed`` if it is initialised, else ``$RANK`` and
-        ``$WORLD_SIZE``, else one rank.
+        ``$WORLD_SIZE``, else one rank; as they are when the loader is made.
     in_workers
         Let each of DataLoader's worker processes make its part of the batches. Without
         it a loader that finds itself in a worker process raises: threads serve better.
+        Workers are copies: call ``set_epoch`` before each epoch, and save the state by
+        torchdata's ``StatefulDataLoader``, not by the loader that they were copied from.
 
     Attributes
     ----------
@@ -126,7 +129,7 @@ class TileLoader(IterableDataset[Batch]):
     slides, classes
         Names that ``batch.slide`` and ``batch.label`` number.
     bad
-        Rows whose tiles failed, and why.
+        Rows whose tiles failed, and why; as ``batch.index``, of the whole source.
     epoch
         The epoch that the next iteration yields.
 
@@ -188,18 +191,22 @@ class TileLoader(IterableDataset[Batch]):
         self._rows = _settings.rows_of(rows, source, len(self._source.spots))
         self._finish = _settings.finish_of(dtype, mean, std, augment, self.seed)
         self._place_on(device, nvjpeg=nvjpeg)
+        self._ranks_given = rank is not None
         shares = _settings.shares_of(batch_size, global_batch_size, (rank, world_size), drop_last)
         self._lay_out(shares, sampler, block, shuffle=shuffle)
 
     def _place_on(self, device: torch.device | str | None, *, nvjpeg: bool) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        usual = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(usual if device is None else device)
         self._nvjpeg = nvjpeg and _settings.has_nvjpeg(self._source, self.device, self.on_error)
 
     def _lay_out(self, shares: Shares, sampler: Sampler, block: int, *, shuffle: bool) -> None:
         self._order = self._order_of(sampler, shares.global_batch, block, shuffle=shuffle)
         self._shares = replace(shares, n=self._order.n)
         self.bad: dict[int, str] = {}
-        self.epoch, self._position = 0, (0, 0)
+        self.epoch, self._position, self._resume = 0, Position(), Position()
+        if self.n_spots and not len(self):
+            warn(f"{self.n_spots} spots fill no global batch of {shares.global_batch}: no batches")
 
     def _order_of(self, sampler: Sampler, batch: int, block: int, *, shuffle: bool) -> Order:
         choice(sampler, Sampler, "sampler")
@@ -221,6 +228,13 @@ class TileLoader(IterableDataset[Batch]):
         )
         if sampler == "balanced" and order.n == 0:
             raise ValueError('label: expected some spots with a label for "balanced", got none')
+        if sampler == "within-slide" and groups is not None and len(groups):
+            largest = int(np.unique(groups, return_counts=True)[1].max())
+            if largest < batch:
+                raise ValueError(
+                    f"global_batch_size: expected at most the {largest} spots of the largest slide "
+                    f'for "within-slide", got {batch}'
+                )
         return order
 
     @property
@@ -259,24 +273,22 @@ class TileLoader(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; without it each one is the next epoch."""
-        if int(epoch) != self.epoch:
-            self.epoch, self._position = int(epoch), (int(epoch), 0)
+        self.epoch = int(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: what it has been given counts, what is prefetched does not."""
-        epoch, done = self._position
-        if done >= len(self):
-            epoch, done = epoch + 1, 0
-        return {
-            "version": STATE_VERSION,
-            "epoch": epoch,
-            "batch": done,
+        at = self._position.settled(len(self))
+        state = {
+            "version": VERSION,
+            "epoch": at.epoch,
+            "batch": at.batch,
             "seed": self.seed,
             "sampler": self._order.kind,
             "block": self._order.block,
             "global_batch_size": self._shares.global_batch,
             "spots": self._fingerprint(),
         }
+        return state if at.part is None else state | {"part": list(at.part)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the batch that the state was taken at, on any number of ranks.
@@ -284,16 +296,12 @@ class TileLoader(IterableDataset[Batch]):
         Raises
         ------
         ValueError
-            The state is of other spots, another order or another global batch.
+            The state is of other spots, another order or another global batch, or was
+            saved in one of another number of workers.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"state: expected version {STATE_VERSION}, got {state.get('version')}")
-        mine = self.state_dict()
-        for key in ("seed", "sampler", "block", "global_batch_size", "spots"):
-            if state.get(key) != mine[key]:
-                raise ValueError(f"state: expected {key} {mine[key]!r}, got {state.get(key)!r}")
-        self.epoch = int(state["epoch"])
-        self._position = (self.epoch, int(state["batch"]))
+        at = position_of(state, self.state_dict()).settled(len(self))
+        self._position = self._resume = at
+        self.epoch = at.epoch
 
     def _fingerprint(self) -> str:
         rows = "" if self._rows is None else _settings.digest(self._rows)
@@ -306,7 +314,15 @@ class TileLoader(IterableDataset[Batch]):
         return report_on(self._order, slide, self._shares.global_batch, epoch)
 
     def as_map(self) -> TileDataset:
-        """The spots as a map-style dataset, for trainers that bring their own sampler."""
+        """The spots as a map-style dataset, for trainers that bring their own sampler.
+
+        Raises
+        ------
+        ValueError
+            The loader skips bad tiles: an item that is asked for must be there.
+        """
+        if self.on_error == "skip":
+            raise ValueError('on_error: expected "raise" or "fill" for a map face, got "skip"')
         return TileDataset(self)
 
     def batch_of(self, numbers: NDArray[np.int64], epoch: int = 0) -> Batch:
@@ -317,29 +333,28 @@ class TileLoader(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """An epoch of batches; the order's epoch advances for the next one."""
-        first = self._position[1] if self._position[0] == self.epoch else 0
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        numbers = range(first, len(self))
+        at = self._resume if self._resume.epoch == self.epoch else Position(self.epoch)
         info = get_worker_info()
-        if info is not None:
-            if not self.in_workers:
-                raise RuntimeError(
-                    "TileLoader: expected no worker processes of DataLoader, since its threads do "
-                    "their work; give the loader in_workers=True to run in them all the same"
-                )
-            numbers = numbers[info.id :: info.num_workers]
-        return self._batches(epoch, numbers)
+        if info is not None and not self.in_workers:
+            raise RuntimeError(
+                "TileLoader: expected no worker processes of DataLoader, since its threads do "
+                "their work; give the loader in_workers=True to run in them all the same"
+            )
+        at = at.begun(None if info is None else (info.id, info.num_workers))
+        _settings.check_ranks(self._shares, given=self._ranks_given)
+        self.epoch, self._position, self._resume = self.epoch + 1, at, Position()
+        return self._batches(at)
 
-    def _batches(self, epoch: int, numbers: Sequence[int]) -> Iterator[Batch]:
-        work, pid = self._assembly(), os.getpid()
+    def _batches(self, at: Position) -> Iterator[Batch]:
+        work, getpid, pid = self._assembly(), os.getpid, os.getpid()
         outlet = self._outlet(work)
-        wanted = iter(numbers)
+        wanted = iter(at.numbers(len(self)))
         ahead: deque[tuple[int, Future[Any]]] = deque()
         thread = ThreadPoolExecutor(1, "stfast-loader")
 
         def ask() -> None:
             for number in wanted:
-                ahead.append((number, thread.submit(self._put, outlet, epoch, number)))
+                ahead.append((number, thread.submit(self._put, outlet, at.epoch, number)))
                 if len(ahead) > self.prefetch:
                     return
 
@@ -349,11 +364,13 @@ class TileLoader(IterableDataset[Batch]):
                 number, future = ahead.popleft()
                 batch = outlet.take(_result(future))
                 ask()
-                self._position = (epoch, number + 1)
+                self._position = at.after(number)
                 yield batch
                 _check_process(pid)
+            if at.part is not None:
+                self._position = Position(at.epoch + 1)
         finally:
-            if os.getpid() == pid:
+            if getpid() == pid:
                 work.stopped.set()
                 thread.shutdown(cancel_futures=True)
         self._tell(work)

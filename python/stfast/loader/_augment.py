@@ -7,6 +7,7 @@ are made on the host, a few numbers a spot; the pixels are changed where they li
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -117,8 +118,9 @@ class Augment:
             return torch.from_numpy(values.astype(np.float32)).to(image.device, non_blocking=True)
 
         n, side = image.shape[:2]
-        image = torch.bmm(image.reshape(n, -1, 3), there(linear.transpose(0, 2, 1)))
-        grey = (image.mean(1) * image.new_tensor(_GREY)).sum(1)[:, None, None]
+        with torch.autocast(image.device.type, enabled=False):
+            image = torch.bmm(image.reshape(n, -1, 3), there(linear.transpose(0, 2, 1)))
+        grey = (image.mean(1) * _row(_GREY, 1, image.device)).sum(1)[:, None, None]
         factor = there(contrast)[:, None, None]
         return (image * factor + grey * (1 - factor)).clamp_(0, 1).reshape(n, side, side, 3)
 
@@ -192,11 +194,12 @@ class Finish:
         values = image if image.is_floating_point() else image.float().mul_(1 / 255)
         # A row of pixels at a time: three values alone would leave vector registers empty.
         values = values.contiguous()
-        values.view(*image.shape[:2], -1).sub_(self._row(self.mean, values)).div_(
-            self._row(self.std, values)
-        )
+        mean, std = (_row(tuple(c), values.shape[2], values.device) for c in (self.mean, self.std))
+        values.view(*image.shape[:2], -1).sub_(mean).div_(std)
         return values.to(self.dtype).permute(0, 3, 1, 2)
 
-    def _row(self, channels: Sequence[float], values: torch.Tensor) -> torch.Tensor:
-        """A value a channel, for each pixel of a tile's row."""
-        return values.new_tensor(channels).repeat(values.shape[2])
+
+@lru_cache(maxsize=64)
+def _row(channels: tuple[float, ...], size: int, device: torch.device) -> torch.Tensor:
+    """A value a channel, for each pixel of a tile's row; held, since copying it would wait."""
+    return torch.tensor(channels, dtype=torch.float32, device=device).repeat(size)

@@ -45,7 +45,8 @@ class TileDataset(Dataset[Sample]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
         """The spots of these numbers."""
-        return _samples(self.loader.batch_of(np.asarray(numbers, dtype=np.int64), self.epoch))
+        wanted = np.ascontiguousarray(numbers, dtype=np.int64)
+        return _samples(self.loader.batch_of(wanted, self.epoch))
 
 
 def _samples(batch: Batch) -> list[Sample]:

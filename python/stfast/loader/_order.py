@@ -20,6 +20,8 @@ Indices = NDArray[np.int64]
 
 POOL_BLOCKS = 1024
 """Blocks that are shuffled together by ``sampler="block"``."""
+MIXED = 1 << 22
+"""Stream of the order within global batches, beyond those of slides and labels."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Order:
         """Each stretch has slides in the shares that they have of the whole."""
         slides = self._groups[shuffled]
         rank, count = _ranks(slides)
-        return shuffled[np.argsort((rank + 0.5) / count, kind="stable")]
+        return self._mixed(shuffled[np.argsort((rank + 0.5) / count, kind="stable")], epoch)
 
     def _within(self, shuffled: Indices, epoch: int) -> Indices:
         """Each global batch is of one slide; what fills none is mixed at the end."""
@@ -129,7 +131,15 @@ class Order:
             turned = self._permuted(int(lap.max(initial=0)) + 1, epoch, lap, stream=1 + place)
             chosen = self._permuted(len(own), epoch, (at + turned) % len(own), stream=1 + place)
             items[mine] = own[chosen]
-        return items
+        return self._mixed(items, epoch)
+
+    def _mixed(self, items: Indices, epoch: int) -> Indices:
+        """Each global batch in any order: what comes in turn must not be one rank's alone."""
+        every = np.arange(len(items), dtype=np.int64)
+        if not len(items):
+            return items
+        drawn = self._permuted(len(items), epoch, every, stream=MIXED)
+        return items[np.lexsort((drawn, every // self.batch))]
 
 
 def _ranks(groups: NDArray[Any]) -> tuple[Indices, Indices]:

@@ -8,12 +8,14 @@ their own and finished there, while the model computes on another.
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stfast._core import FormatError
 from stfast.loader._augment import Finish
 from stfast.loader._batch import Batch, Genes, SparseRows
 from stfast.loader._genes import Rows, SparseGenes
@@ -106,17 +108,23 @@ class CpuOutlet:
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
 
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream for copies to a device: torch keeps freed memory for each stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class CudaOutlet:
     """Batches assembled in a ring of pinned buffers, copied and finished on a side stream."""
 
     def __init__(self, assembly: Assembly, ahead: int, device: torch.device, batch: int) -> None:
         self.assembly, self.device = assembly, device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = side_stream(device)
         size = assembly.source.size
         self._slots = [
             (
                 torch.empty((batch, size, size, 3), dtype=torch.uint8, pin_memory=True),
-                torch.cuda.Event(),  # type: ignore[no-untyped-call]
+                torch.cuda.Event(blocking=True),  # type: ignore[no-untyped-call]
             )
             for _ in range(ahead + 1)
         ]
@@ -178,7 +186,14 @@ class NvjpegOutlet(CudaOutlet):
         assert isinstance(source, ShardSource)
         coded, ends = source.read(rows, work.workers)
         tiles = list(torch.from_numpy(coded).tensor_split(ends[:-1].tolist()))
+        # torchvision decodes on a stream of its own into memory that ours gave back.
+        self.stream.synchronize()
         with torch.cuda.stream(self.stream):
             decoded = decode_jpeg(tiles, mode=ImageReadMode.RGB, device=self.device)
+            for row, tile in zip(rows.tolist(), decoded, strict=True):
+                if tile.shape[1:] != (source.size, source.size):
+                    expected = f"{source.size} × {source.size} pixels"
+                    got = " × ".join(map(str, tile.shape[1:]))
+                    raise FormatError(f"tile of row {row}: expected {expected}, got {got}")
             image = torch.stack(decoded).permute(0, 2, 3, 1).contiguous()
             return self.finished(image, rows, epoch, None)

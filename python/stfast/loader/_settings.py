@@ -32,6 +32,8 @@ def source_of(
     from stfast.dataset import Dataset
 
     size, span, cache_bytes = pixels
+    if genes is not None and not isinstance(genes, str):
+        genes = list(genes)  # an Index or an array compares with a word gene by gene
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
     if not isinstance(source, ArraySource | Dataset):
@@ -87,12 +89,12 @@ def finish_of(
     seed: int,
 ) -> Finish:
     """What becomes of the pixels."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating-point type or None, got {dtype}")
+    if dtype is not None and not getattr(dtype, "is_floating_point", False):
+        raise ValueError(f"dtype: expected a floating-point type or None, got {dtype!r}")
     for name, values in {"mean": mean, "std": std}.items():
         if len(values) != 3:
             raise ValueError(f"{name}: expected 3 numbers, got {len(values)}")
-    if min(std) <= 0:
+    if not min(std) > 0:
         raise ValueError(f"std: expected positive numbers, got {tuple(std)}")
     return Finish(dtype, tuple(mean), tuple(std), augment, seed)
 
@@ -108,6 +110,9 @@ def has_nvjpeg(source: Source, device: torch.device, on_error: str) -> bool:
         raise ValueError("nvjpeg: expected a built dataset of JPEG tiles, got another source")
     if on_error != "raise":
         raise ValueError(f'nvjpeg: expected on_error="raise", got {on_error!r}')
+    first, _ = source.read(np.zeros(min(len(source.spots), 1), np.int64), 1)
+    if len(first) and bytes(first[:2]) != b"\xff\xd8":
+        raise ValueError("nvjpeg: expected a built dataset of JPEG tiles, got another encoding")
     return device.type == "cuda"
 
 
@@ -120,10 +125,33 @@ def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
         if spread.is_available() and spread.is_initialized():
             rank, world = spread.get_rank(), spread.get_world_size()
         else:
-            rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+            rank, world = _ranks_of_environment()
     if not 0 <= rank < world:
         raise ValueError(f"rank: expected 0 to {world - 1}, got {rank}")
     return rank, world
+
+
+def _ranks_of_environment() -> tuple[int, int]:
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    if (found["RANK"] is None) != (found["WORLD_SIZE"] is None):
+        raise ValueError(
+            f"rank: expected both of $RANK and $WORLD_SIZE, got {found}; make the loader after "
+            f"torch.distributed is initialised, or give rank= and world_size="
+        )
+    return int(found["RANK"] or 0), int(found["WORLD_SIZE"] or 1)
+
+
+def check_ranks(shares: Shares, *, given: bool) -> None:
+    """Raise if torch.distributed has come to say another rank than the loader was made for."""
+    spread = torch.distributed
+    if given or not (spread.is_available() and spread.is_initialized()):
+        return
+    found, mine = (spread.get_rank(), spread.get_world_size()), (shares.rank, shares.world)
+    if found != mine:
+        raise RuntimeError(
+            f"TileLoader: expected rank {mine[0]} of {mine[1]} as when it was made, got {found[0]} "
+            f"of {found[1]}; make it after torch.distributed is initialised, or give rank="
+        )
 
 
 def shares_of(

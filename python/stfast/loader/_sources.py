@@ -6,6 +6,7 @@ them into a caller's buffer. Nothing of torch is here.
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from stfast.tiles import Places, Style, Windows, plan_windows
 
 Rows = NDArray[np.int64]
 Faults = list[tuple[int, str]]
+_WHOLE = re.compile(r"-?\d{1,18}")
 Progress = Callable[[int], object]
 
 
@@ -74,7 +76,10 @@ class Source(Protocol):
 def labelled(
     columns: Sequence[Sequence[Any] | None], lengths: Sequence[int]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels of slides as numbers, and the classes, sorted; missing and empty ones are −1."""
+    """Labels of slides as numbers, and the classes; missing and empty ones are −1.
+
+    Classes are sorted as texts, or as numbers if all are whole ones.
+    """
     texts = [
         np.array(["" if _missing(value) else str(value) for value in column], dtype=object)
         if column is not None
@@ -84,11 +89,17 @@ def labelled(
     every = np.concatenate(texts) if texts else np.empty(0, dtype=object)
     classes, numbers = np.unique(every.astype(str), return_inverse=True)
     empty = int(len(classes) > 0 and classes[0] == "")
-    return numbers.astype(np.int64) - empty, classes[empty:].tolist()
+    numbers, names = numbers.astype(np.int64) - empty, classes[empty:].tolist()
+    if not all(_WHOLE.fullmatch(name) for name in names):
+        return numbers, names
+    order = sorted(range(len(names)), key=lambda at: int(names[at]))
+    place = np.append(np.argsort(np.array(order, dtype=np.int64)), -1)  # the last is that of −1
+    return place[numbers], [names[at] for at in order]
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+    scalar = value is None or value is pd.NA or np.isscalar(value)
+    return scalar and bool(pd.isna(value))
 
 
 class SlideSource:
@@ -134,6 +145,7 @@ class SlideSource:
         places = Places(native, source, left, top, width, height, self.size)
         style, cache = Style(lenient=lenient), self._block_cache()
         *_, faults = _core.extract_tiles(places, style, out, workers, cache=cache, progress=look)
+        out[[number for number, _ in faults]] = 255  # what was cut of other blocks is there
         return faults
 
     def _block_cache(self) -> _core.Cache:
@@ -255,25 +267,20 @@ class ArraySource:
         if image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
             raise ValueError(f"image: expected (n, size, size, 3), got {image.shape}")
         if image.dtype != np.uint8 or not image.flags.c_contiguous:
-            raise ValueError(f"image: expected uint8 in C order, got {image.dtype}")
+            order = "C" if image.flags.c_contiguous else "another"
+            raise ValueError(f"image: expected uint8 in C order, got {image.dtype} in {order}")
         n = len(image)
         self.size, self.image = image.shape[1], image
         self.genes = _gene_rows(genes, gene_names)
-        xy = np.zeros((n, 2)) if coords is None else coords
-        slides, number = np.unique(
-            np.asarray(["0"] * n if slide is None else list(map(str, slide)), dtype=object).astype(
-                str
-            ),
-            return_inverse=True,
-        )
+        number, slides = labelled([["0"] * n if slide is None else slide], [n])
         labels, classes = labelled([label], [n])
-        self.spots = Spots(
-            number.astype(np.int32),
-            np.ascontiguousarray(xy, dtype=np.float32),
-            labels,
-            slides.tolist(),
-            classes,
-        )
+        xy = np.ascontiguousarray(np.zeros((n, 2)) if coords is None else coords, dtype=np.float32)
+        if xy.ndim != 2 or xy.shape[1] != 2:
+            raise ValueError(f"coords: expected (n, 2), got {xy.shape}")
+        if (number < 0).any():
+            row = int(np.argmax(number < 0))
+            raise ValueError(f"slide: expected a name for each spot, got none at row {row}")
+        self.spots = Spots(number.astype(np.int32), xy, labels, slides, classes)
         lengths = {"genes": genes.shape[0], "coords": len(self.spots.xy)}
         lengths |= {"slide": len(number), "label": len(labels)}
         for name, found in lengths.items():
@@ -299,5 +306,6 @@ def _gene_rows(genes: Any, names: Sequence[str] | None) -> GeneRows:
         values = rows.data.astype(np.float32, copy=False)
         return SparseGenes(names, rows.indptr.astype(np.int64), rows.indices, values)
     if genes.dtype != np.float32 or not genes.flags.c_contiguous:
-        raise ValueError(f"genes: expected float32 in C order or CSR, got {genes.dtype}")
+        order = "C" if genes.flags.c_contiguous else "another"
+        raise ValueError(f"genes: expected float32 in C order or CSR, got {genes.dtype} in {order}")
     return DenseGenes(names, genes.view(np.ndarray))

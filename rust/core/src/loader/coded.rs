@@ -205,9 +205,16 @@ fn shape(size: usize) -> String {
     format!("{size} × {size} × 3 bytes")
 }
 
-/// Holds the header of a `.npy` tile against the shape that is expected.
+/// Holds the header of a `.npy` tile against the shape that is expected, and its own length
+/// (NEP 1, version 1.0) against the index's.
 fn npy(header: &[u8], size: usize) -> std::result::Result<(), String> {
     let text = String::from_utf8_lossy(&header[10.min(header.len())..]);
+    let length = header
+        .get(8..10)
+        .map(|n| 10 + usize::from(u16::from_le_bytes([n[0], n[1]])));
+    if length != Some(header.len()) {
+        return Err(format!("a header of other than {} bytes", header.len()));
+    }
     let words = [
         "'descr': '|u1'",
         "'fortran_order': False",

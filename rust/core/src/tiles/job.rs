@@ -161,7 +161,7 @@ impl<'a> Job<'a> {
         self.pixels.fetch_add(pixels, Ordering::Relaxed);
         let held = match self.fetch(&mut worker.decoder, step) {
             Ok((pixels, block)) => Held::Pixels(pixels, block),
-            Err(fault @ (Error::Format { .. } | Error::Unsupported { .. }))
+            Err(fault @ (Error::Format { .. } | Error::Unsupported { .. } | Error::Io { .. }))
                 if self.options.lenient =>
             {
                 lock(&self.faults).insert(step, fault.to_string());
