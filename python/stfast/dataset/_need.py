@@ -16,9 +16,9 @@ import numpy as np
 
 from stfast.dataset import _stage
 
-_BASE = 450 << 20
+_BASE = 350 << 20
 """Bytes of a process that has read and stored a small slide."""
-_BYTES_A_COUNT = 40
+_BYTES_A_COUNT = 24
 """Of memory: values and columns as read, once more as written, and what compresses them."""
 _STORED_A_COUNT = 8
 _BYTES_A_PIXEL = {"jpeg": 0.5, "png": 1.7, "raw": 3.0}
