@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -152,6 +153,7 @@ def _staged(root: Path, slide: str) -> dict[str, Any]:
     if found is None:
         path = _stage.folder(root, slide) / _stage.DONE
         raise FileNotFoundError(2, "expected a staged slide; build it first", str(path))
+    found["genes"] = list(map(sys.intern, found["genes"]))  # a thousand slides name the same
     return found
 
 

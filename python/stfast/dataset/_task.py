@@ -66,7 +66,10 @@ def run(task: Task, workers: int, progress: Progress | None = None) -> Outcome:
             _keep(root, slide, fault)
     if staged or fault:
         line = {"slide": slide, "fault": fault, "warnings": said, "workers": workers}
-        _journal.note(root, line | steps.ended())
+        try:
+            _journal.note(root, line | steps.ended())
+        except OSError as error:
+            said.append(f"{_journal.NAME}: {told(error)}")
     if progress is not None:
         progress(slide, "failed" if fault else "done", 1, 1)
     return Outcome(slide, staged, fault, said, transient)
