@@ -179,7 +179,7 @@ def run(plan: Plan, progress: Progress | None = None) -> BuildReport:
 
 def _stage_all(plan: Plan, report: BuildReport, progress: Progress | None) -> None:
     """Stage the slides of the part; note in the report what became of them."""
-    todo, faults = plan.todo()
+    todo, faults = plan.todo[0], dict(plan.todo[1])
     n = len(plan.rows())
     ended = n - len(todo)
 
@@ -222,7 +222,7 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
     """Make the dataset of all slides that are staged."""
     failed = dict(report.failed)
     if plan.merge == "only":
-        todo, failed = plan.todo()
+        todo, failed = plan.todo[0], dict(plan.todo[1])
         for row in todo:
             slide = row["slide"]
             failed[slide] = _task.fault_of(plan.root, slide) or _NOT_STAGED
