@@ -49,13 +49,15 @@ class Need:
 
 def of_slide(row: dict[str, Any], settings: _stage.Settings) -> Need:
     """What a slide will need."""
-    spots, counts = 5000, 0
+    spots, counts, picture = 5000, 0, 0
     # Whatever is wrong with its files is told by its stage.
     with suppress(Exception):
         spots, counts = _sizes(Path(row["path"]), settings)
+    with suppress(Exception):
+        picture = min(_picture(row), _LARGEST_PICTURE)
     pixels = settings.size**2 * _BYTES_A_PIXEL[settings.tiles]
     disk = spots * (pixels + _BYTES_A_MEMBER + 4 * settings.n_top_genes)
-    memory = _BASE + counts * _BYTES_A_COUNT + min(_picture(row), _LARGEST_PICTURE)
+    memory = _BASE + counts * _BYTES_A_COUNT + picture
     return Need(spots, memory, int(disk) + counts * _STORED_A_COUNT)
 
 
