@@ -16,11 +16,16 @@ import oracles
 import oracles_readers as made
 import stfast
 from stfast import _spatial
+from stfast.dataset import _need
+from stfast.dataset._plan import prepare
 from test_build import assert_members_are_rows, one_thread
 
 __all__ = ["one_thread"]
 
 SETTINGS = {"bin_size": 8, "size": 32, "hvg": "pearson:5", "tiles": "png"}
+
+OTHERS = {"span_um": None, "quality": 95, "seed": 0, "shard_bytes": 100_000, "workers": 1}
+OTHERS |= {"memory": None, "shard": None, "merge": False, "dask": None}
 
 
 def write_st(folder, seed):
@@ -115,3 +120,24 @@ def test_real_st_slides(real, tmp_path):
     assert not report.failed
     assert_dataset_is_of(out, table, 32)
     assert_members_are_rows(out)
+
+
+def test_needs_are_estimated_from_headers(six, built):
+    """Spots exactly, but for bins of Visium HD, which are estimated from its squares."""
+    plan = prepare(six, built, **SETTINGS, **OTHERS)
+    spots = dict(stfast.Dataset(built).slides.select("slide", "n_spots").iter_rows())
+    for row in six.rows(named=True):
+        need = _need.of_slide(row, plan.settings)
+        about = 0.4 if row["slide"].startswith("hd") else 0
+        assert need.spots == pytest.approx(spots[row["slide"]], rel=about)
+        staged = (built / "staging" / row["slide"]).rglob("*.*")
+        assert need.disk > sum(f.stat().st_size for f in staged if f.suffix in (".tar", ".npy")) / 4
+        assert need.memory > 300 << 20
+    assert plan.need() == _need.Need(0, 0, 0)
+
+
+def test_needs_of_what_cannot_be_read_are_guessed(six, built, tmp_path):
+    plan = prepare(six, built, **SETTINGS, **OTHERS)
+    (tmp_path / "odd.h5ad").write_bytes(b"odd")
+    for path in (tmp_path / "none", tmp_path / "odd.h5ad", tmp_path):
+        assert _need.of_slide({"path": str(path)}, plan.settings).spots == 5000

@@ -16,9 +16,9 @@ import numpy as np
 
 from stfast.dataset import _stage
 
-_BASE = 450 << 20
+_BASE = 350 << 20
 """Bytes of a process that has read and stored a small slide."""
-_BYTES_A_COUNT = 40
+_BYTES_A_COUNT = 24
 """Of memory: values and columns as read, once more as written, and what compresses them."""
 _STORED_A_COUNT = 8
 _BYTES_A_PIXEL = {"jpeg": 0.5, "png": 1.7, "raw": 3.0}
@@ -49,13 +49,15 @@ class Need:
 
 def of_slide(row: dict[str, Any], settings: _stage.Settings) -> Need:
     """What a slide will need."""
-    spots, counts = 5000, 0
+    spots, counts, picture = 5000, 0, 0
     # Whatever is wrong with its files is told by its stage.
     with suppress(Exception):
         spots, counts = _sizes(Path(row["path"]), settings)
+    with suppress(Exception):
+        picture = min(_picture(row), _LARGEST_PICTURE)
     pixels = settings.size**2 * _BYTES_A_PIXEL[settings.tiles]
     disk = spots * (pixels + _BYTES_A_MEMBER + 4 * settings.n_top_genes)
-    memory = _BASE + counts * _BYTES_A_COUNT + min(_picture(row), _LARGEST_PICTURE)
+    memory = _BASE + counts * _BYTES_A_COUNT + picture
     return Need(spots, memory, int(disk) + counts * _STORED_A_COUNT)
 
 
@@ -90,6 +92,8 @@ def _of_matrix(path: Path | None) -> tuple[int, int]:
     if path is None:
         return 5000, 0
     if ".mtx" not in path.suffixes:
+        if path.suffix == ".gz":  # its header costs unpacking all of it
+            return 5000, path.stat().st_size
         sizes = count_sizes(path)
         return sizes["barcodes"], sizes["nonzeros"]
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
@@ -124,7 +128,8 @@ def _of_text(path: Path) -> tuple[int, int]:
     counts = _counts_files(path)[0]
     with gzip.open(counts, "rb") if counts.suffix == ".gz" else counts.open("rb") as file:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    return max(lines - 1, 1), counts.stat().st_size
+        size = file.tell()
+    return max(lines - 1, 1), 2 * size  # a table is read whole, zeros too
 
 
 def _picture(row: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -78,6 +79,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
 
 
 def inputs(row: dict[str, Any]) -> list[Path]:
+    """Files and folders that a slide is made of."""
     named = (row.get(column) for column in ("path", "image", "annotation"))
     found = [Path(path) for path in named if path]
     return found if row.get("image") else [*found, *_pictures_named_by(found[0])]
@@ -89,12 +91,13 @@ def _pictures_named_by(path: Path) -> list[Path]:
         return []
     with opened(path) as file:
         libraries = file["uns/spatial"].values() if "uns/spatial" in file else ()
-        named = [one[_PICTURE] for one in libraries if _PICTURE in one]
+        named = [x[_PICTURE] for x in libraries if isinstance(x, h5py.Group) and _PICTURE in x]
         paths = [Path(text.asstr()[()]) for text in named]
     return [picture for picture in paths if picture.is_file()]
 
 
 def below(root: Path) -> list[Path]:
+    """The files of a folder, or the file itself."""
     if not root.exists():
         raise FileNotFoundError(2, "No such file or directory", str(root))
     return sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
