@@ -38,6 +38,7 @@ WORDS = {
     "tiles": FULL,
     "hvg": FULL,
     "alignment": PYTHON_ONLY,
+    "annotations": {"test", "docs"},  # one small file a slide, joined by polars and shapely
     "manifest": {"test", "docs"},  # it reads one small table
     "dataset": {"test", "docs"},  # its tiles are read, and measured, by the loader
     "loader": FULL,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
+    from stfast.annotations import Labels, labels_of
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.dataset import Dataset
@@ -47,6 +48,7 @@ __all__ = [
     "FormatError",
     "GeneMoments",
     "Labelled",
+    "Labels",
     "Manifest",
     "SlideImage",
     "TileLoader",
@@ -60,6 +62,7 @@ __all__ = [
     "hvg_overlap",
     "hvg_rank_combined",
     "involve_cancer",
+    "labels_of",
     "open_image",
     "read",
     "read_10x",
@@ -86,6 +89,7 @@ _HOMES = {
     "Dataset": "dataset",
     "GeneMoments": "hvg",
     "Labelled": "bins",
+    "Labels": "annotations",
     "Manifest": "manifest",
     "SlideImage": "images",
     "TileLoader": "loader",
@@ -98,6 +102,7 @@ _HOMES = {
     "hvg_overlap": "hvg",
     "hvg_rank_combined": "hvg",
     "involve_cancer": "manifest",
+    "labels_of": "annotations",
     "open_image": "images",
     "read": "readers",
     "read_10x": "readers",

@@ -126,8 +126,6 @@ def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
     from stfast.readers.visium_hd import is_visium_hd
 
     path = Path(row["path"])
-    if row.get("annotation"):
-        raise NotImplementedError(f"{row['annotation']}: annotations are not read yet")
     options: dict[str, Any] = {"image": row["image"]} if row.get("image") else {}
     if path.is_dir() and is_visium_hd(path):
         options["bin_size"] = settings.bin_size
@@ -136,6 +134,9 @@ def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
         again = int(adata.var_names.duplicated().sum())
         warn(f"{path}: {again} names of genes come again; they are numbered")
         adata.var_names_make_unique()
+    if row.get("annotation"):
+        labels = stfast.labels_of(row["annotation"], adata, slide=row["slide"])
+        adata.obs["label"] = labels.label
     return adata
 
 
@@ -160,7 +161,7 @@ def _write(
     spots = _spots(slide, adata, counts, places.select("shard", "offset", "length"))
     spots = spots.with_columns(
         pl.lit(diameter / 2).alias("r"),
-        pl.lit(None, dtype=pl.String).alias("label"),
+        pl.Series("label", _labels(adata, row), dtype=pl.String),
         pl.Series("valid", report.valid),
     )
     schema = _layout.INDEX_SCHEMA
@@ -213,6 +214,11 @@ def _span(adata: "AnnData", row: dict[str, Any], settings: Settings, diameter: f
     if settings.span_um is None:
         return diameter
     return settings.span_um / (row.get("mpp") or _spatial.mpp(adata))
+
+
+def _labels(adata: "AnnData", row: dict[str, Any]) -> list[str | None]:
+    """What the manifest's annotation says of each spot; other labels in a file are not asked."""
+    return adata.obs["label"].tolist() if row.get("annotation") else [None] * adata.n_obs
 
 
 def _counts(adata: "AnnData") -> sparse.csr_matrix:
