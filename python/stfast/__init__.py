@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
+    from stfast.alignment import Alignment, check_alignment
     from stfast.annotations import Labels, labels_of
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from stfast.tiles._write import write_tiles
 
 __all__ = [
+    "Alignment",
     "ArraySource",
     "Augment",
     "Batch",
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "aggregate_bins",
     "build",
+    "check_alignment",
     "extract_tiles",
     "gene_moments",
     "highly_variable_genes",
@@ -82,6 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alignment": "alignment",
     "ArraySource": "loader",
     "Augment": "loader",
     "Batch": "loader",
@@ -96,6 +100,7 @@ _HOMES = {
     "TileReport": "tiles",
     "aggregate_bins": "bins",
     "build": "dataset._build",
+    "check_alignment": "alignment",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
     "highly_variable_genes": "hvg",
