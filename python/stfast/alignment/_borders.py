@@ -92,7 +92,7 @@ def measure_borders(slide: Slide, borders: Borders, placement: Placement) -> Flo
         look = borders.looks[placement.scale] = _look(slide, placement.scale)
     xy = placement.move(slide.places)
     height, width = slide.pixels.shape[:2]
-    inside = ((xy >= 0) & (xy <= [width, height])).all(axis=1)
+    inside = np.all((xy >= 0) & (xy <= [width, height]), axis=1)
     seen = np.stack(
         [ndimage.map_coordinates(one, xy.T[::-1] - 0.5, order=1, mode="nearest") for one in look],
         axis=1,

@@ -18,7 +18,7 @@ from stfast.alignment._tissue import discs
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIDE, _HEADER, _GAP = 1000, 34, 10
+_SIDE, HEADER, _GAP = 1000, 34, 10
 _TISSUE, _OFF = (0, 140, 40), (230, 120, 0)
 _ROOMY = 14.0
 """Pixels from spot to spot from which rings leave enough of the picture to be seen."""
@@ -40,10 +40,10 @@ def draw(path: str | os.PathLike[str], slide: Slide, shown: list[Shown]) -> None
     scale = _SIDE / max(slide.pixels.shape[:2])
     height, width = (max(1, round(side * scale)) for side in slide.pixels.shape[:2])
     picture = Image.fromarray(slide.pixels).resize((width, height), Image.Resampling.BILINEAR)
-    page = Image.new("RGB", ((width + _GAP) * len(shown) - _GAP, height + _HEADER), "white")
+    page = Image.new("RGB", ((width + _GAP) * len(shown) - _GAP, height + HEADER), "white")
     for number, (title, xy, pitch) in enumerate(shown):
         panel = _panel(np.asarray(picture), xy * scale, slide.in_tissue, pitch * scale)
-        page.paste(Image.fromarray(panel), (number * (width + _GAP), _HEADER))
+        page.paste(Image.fromarray(panel), (number * (width + _GAP), HEADER))
         _write(page, (number * (width + _GAP) + 6, 8), title)
     with whole(path) as partial:
         page.save(partial, "PNG")

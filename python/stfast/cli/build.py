@@ -21,6 +21,7 @@ def build(
     tiles: Annotated[str, typer.Option(help="jpeg, png or raw.")] = "jpeg",
     quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
     seed: Annotated[int, typer.Option(help="Of the order of spots.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Leave out misplaced slides.")] = False,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -35,6 +36,7 @@ def build(
         tiles=tiles,  # type: ignore[arg-type]
         quality=quality,
         seed=seed,
+        strict=strict,
         workers=workers,
     )
     found = vars(report) | {"root": str(report.root)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import polars as pl
 
 from stfast import _check
-from stfast.dataset import _merge, _stage
+from stfast.dataset import _checks, _merge, _stage
 from stfast.dataset._lock import locked
 
 Tiles = Literal["jpeg", "png", "raw"]
@@ -57,6 +57,7 @@ def build(
     quality: int = 95,
     seed: int = 0,
     shard_bytes: int = 1 << 28,
+    strict: bool = False,
     workers: int | None = None,
 ) -> BuildReport:
     """Make one training set of many raw slides.
@@ -88,6 +89,9 @@ def build(
         Of the order of spots in the shards.
     shard_bytes
         Bytes after which a new shard begins.
+    strict
+        Leave out slides whose spots do not lie where the picture shows them, as failed; see
+        :func:`check_alignment`. Otherwise they are marked in ``slides.parquet`` and the report.
     workers
         Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
 
@@ -117,7 +121,11 @@ def build(
         failed: dict[str, str] = {}
         for row in table.iter_rows(named=True):
             try:
-                if _stage.stage(root, row, settings, threads):
+                anew = _stage.stage(root, row, settings, threads)
+                if strict:
+                    told = _stage.staged(root, row["slide"])
+                    _checks.refuse_misplaced(told, _stage.folder(root, row["slide"]))
+                if anew:
                     staged.append(row["slide"])
             except _FAULTS as error:
                 failed[row["slide"]] = f"{type(error).__name__}: {error}"

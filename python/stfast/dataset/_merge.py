@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _core
-from stfast.dataset import _layout, _stage
+from stfast.dataset import _checks, _layout, _report, _stage
 from stfast.tiles._names import Strings, strings
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "raw": "npy"}
 _BLOCK = 512
-_PARTS = ("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.DESCRIPTION)
+_PARTS = (
+    *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE),
+    *(_report.PICTURES, _report.PAGE, _layout.DESCRIPTION),
+)
 
 Slides = dict[str, dict[str, Any]]
 """What ``done.json`` says of each slide, by name in order."""
@@ -83,6 +86,8 @@ def merge(
     asked |= asdict(settings) | {"encoding": settings.tiles, "seed": seed, "n_spots": index.height}
     text = json.dumps({"name": root.name, _layout.SETTINGS: asked}, indent=1)
     (part / _layout.DESCRIPTION).write_text(text + "\n")
+    _copy_pictures(root, part, list(slides))
+    _report.write_report(part)
     _publish(root, part)
     return index.height
 
@@ -219,7 +224,19 @@ def _counts_of(root: Path, slide: str, columns: list[int]) -> sparse.csr_matrix:
     return ours
 
 
+def _copy_pictures(root: Path, part: Path, slides: list[str]) -> None:
+    (part / _report.PICTURES).mkdir()
+    for slide in slides:
+        path = _stage.folder(root, slide) / _checks.PICTURE
+        if path.exists():
+            shutil.copyfile(path, _report.picture(part, slide))
+
+
 def _slide_table(table: pl.DataFrame, slides: Slides) -> pl.DataFrame:
     facts = ("fingerprint", "n_spots", "n_genes", "width", "height", "span", "r")
     told = [{"slide": name} | {key: said[key] for key in facts} for name, said in slides.items()]
-    return table.join(pl.DataFrame(told), on="slide", how="left", maintain_order="left")
+    for row, said in zip(told, slides.values(), strict=True):
+        row |= {key: said.get(key) for key in _checks.FACTS}
+    return table.join(
+        pl.DataFrame(told, infer_schema_length=None), on="slide", how="left", maintain_order="left"
+    )

@@ -22,7 +22,7 @@ from scipy import sparse
 from stfast import _spatial
 from stfast._output import whole
 from stfast._warn import warn
-from stfast.dataset import _layout
+from stfast.dataset import _checks, _layout
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,7 +110,8 @@ def stage(root: Path, row: dict[str, Any], settings: Settings, workers: int) -> 
     target.mkdir(parents=True, exist_ok=True)
     begun.write_text(mark)
     adata = _read(row, settings)
-    facts = _write(root, adata, row, settings, workers)
+    checked = _checks.label(adata, row) | _checks.align(adata, target, workers)
+    facts = _write(root, adata, row, settings, workers) | checked
     text = json.dumps({"fingerprint": mark, **facts}, indent=1) + "\n"
     with whole(target / DONE) as partial:
         partial.write_text(text)
@@ -134,9 +135,6 @@ def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
         again = int(adata.var_names.duplicated().sum())
         warn(f"{path}: {again} names of genes come again; they are numbered")
         adata.var_names_make_unique()
-    if row.get("annotation"):
-        labels = stfast.labels_of(row["annotation"], adata, slide=row["slide"])
-        adata.obs["label"] = labels.label
     return adata
 
 
@@ -161,7 +159,7 @@ def _write(
     spots = _spots(slide, adata, counts, places.select("shard", "offset", "length"))
     spots = spots.with_columns(
         pl.lit(diameter / 2).alias("r"),
-        pl.Series("label", _labels(adata, row), dtype=pl.String),
+        pl.Series("label", adata.obs["label"].tolist(), dtype=pl.String),
         pl.Series("valid", report.valid),
     )
     schema = _layout.INDEX_SCHEMA
@@ -214,11 +212,6 @@ def _span(adata: "AnnData", row: dict[str, Any], settings: Settings, diameter: f
     if settings.span_um is None:
         return diameter
     return settings.span_um / (row.get("mpp") or _spatial.mpp(adata))
-
-
-def _labels(adata: "AnnData", row: dict[str, Any]) -> list[str | None]:
-    """What the manifest's annotation says of each spot; other labels in a file are not asked."""
-    return adata.obs["label"].tolist() if row.get("annotation") else [None] * adata.n_obs
 
 
 def _counts(adata: "AnnData") -> sparse.csr_matrix:
