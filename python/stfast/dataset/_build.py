@@ -123,8 +123,7 @@ def build(
             try:
                 anew = _stage.stage(root, row, settings, threads)
                 if strict:
-                    told = _stage.staged(root, row["slide"])
-                    _checks.refuse_misplaced(told, _stage.folder(root, row["slide"]))
+                    _refuse_misplaced(root, row["slide"])
                 if anew:
                     staged.append(row["slide"])
             except _FAULTS as error:
@@ -136,6 +135,10 @@ def build(
         if good.height:
             n = _merge.merge(root, good, settings, seed=seed, shard_bytes=most, workers=threads)
     return BuildReport(root, n, staged, failed, dropped)
+
+
+def _refuse_misplaced(root: Path, slide: str) -> None:
+    _checks.refuse_misplaced(_stage.staged(root, slide), _stage.folder(root, slide))
 
 
 def slides_of(manifest: Any) -> pl.DataFrame:

@@ -86,8 +86,7 @@ def merge(
     asked |= asdict(settings) | {"encoding": settings.tiles, "seed": seed, "n_spots": index.height}
     text = json.dumps({"name": root.name, _layout.SETTINGS: asked}, indent=1)
     (part / _layout.DESCRIPTION).write_text(text + "\n")
-    _copy_pictures(root, part, list(slides))
-    _report.write_report(part)
+    _write_report(root, part, slides)
     _publish(root, part)
     return index.height
 
@@ -224,12 +223,13 @@ def _counts_of(root: Path, slide: str, columns: list[int]) -> sparse.csr_matrix:
     return ours
 
 
-def _copy_pictures(root: Path, part: Path, slides: list[str]) -> None:
+def _write_report(root: Path, part: Path, slides: Slides) -> None:
     (part / _report.PICTURES).mkdir()
     for slide in slides:
         path = _stage.folder(root, slide) / _checks.PICTURE
         if path.exists():
             shutil.copyfile(path, _report.picture(part, slide))
+    _report.write_report(part)
 
 
 def _slide_table(table: pl.DataFrame, slides: Slides) -> pl.DataFrame:
