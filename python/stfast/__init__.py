@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     )
     from stfast.images import SlideImage, open_image
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
-    from stfast.manifest import Manifest, involve_cancer, read_manifest
+    from stfast.manifest import (
+        Draft,
+        Manifest,
+        clean_terms,
+        draft_manifest,
+        involve_cancer,
+        read_manifest,
+    )
     from stfast.readers import (
         read,
         read_10x,
@@ -47,6 +54,7 @@ __all__ = [
     "Batch",
     "Bins",
     "Dataset",
+    "Draft",
     "FormatError",
     "GeneMoments",
     "Labelled",
@@ -59,6 +67,8 @@ __all__ = [
     "aggregate_bins",
     "build",
     "check_alignment",
+    "clean_terms",
+    "draft_manifest",
     "extract_tiles",
     "gene_moments",
     "highly_variable_genes",
@@ -91,6 +101,7 @@ _HOMES = {
     "Batch": "loader",
     "Bins": "bins",
     "Dataset": "dataset",
+    "Draft": "manifest",
     "GeneMoments": "hvg",
     "Labelled": "bins",
     "Labels": "annotations",
@@ -101,6 +112,8 @@ _HOMES = {
     "aggregate_bins": "bins",
     "build": "dataset._build",
     "check_alignment": "alignment",
+    "clean_terms": "manifest",
+    "draft_manifest": "manifest",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
     "highly_variable_genes": "hvg",

@@ -63,7 +63,7 @@ def slide_of(adata: "AnnData", workers: int) -> Slide:
         raise ValueError('obsm["spatial"]: expected finite coordinates, got others')
     if tissue.sum() < _LEAST_SPOTS:
         raise ValueError(f"expected {_LEAST_SPOTS} spots in tissue or more, got {tissue.sum()}")
-    places, counts = _places(xy[tissue], adata, tissue)
+    places, counts = _places(xy, adata, np.flatnonzero(tissue))
     pitch, spacing = _spacing(xy[tissue]), _spacing(places)
     return Slide(pixels, xy, tissue, pitch, places, counts, spacing, scales)
 
@@ -105,24 +105,28 @@ def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
 
 
 def _places(
-    xy: NDArray[np.float64], adata: "AnnData", tissue: NDArray[np.bool_]
+    xy: NDArray[np.float64], adata: "AnnData", rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], sparse.csr_matrix | None]:
-    """Spots and counts; of many, the sums of the squares of a grid."""
-    counts = sparse.csr_matrix(adata.X)[tissue] if adata.X is not None else None
+    """Spots in tissue and their counts; of many, the sums of the squares of a grid."""
+    counts = None if adata.X is None else sparse.csr_matrix(adata.X)
     if counts is not None and (counts.nnz == 0 or not np.isfinite(counts.data).all()):
         counts = None
-    most = _MOST_PLACES
+    xy, most = xy[rows], _MOST_PLACES
     if counts is not None:
-        most = int(np.clip(counts.sum(dtype=np.float64) / _DEPTH, _FEWEST_PLACES, most))
+        depth = counts.sum(dtype=np.float64) * len(rows) / adata.n_obs
+        most = int(np.clip(depth / _DEPTH, _FEWEST_PLACES, most))
     if len(xy) <= most:
-        return xy, counts
-    low = xy.min(axis=0)
+        return xy, None if counts is None else counts[rows]
     side = max(float(np.sqrt(np.prod(np.ptp(xy, axis=0)) / most)), 1e-9)
-    cell = np.floor((xy - low) / side).astype(np.int64)
-    _, number = np.unique(cell @ [1 << 32, 1], return_inverse=True)
-    belongs: Any = sparse.csr_matrix((np.ones(len(xy)), (number, np.arange(len(xy)))))
-    members = np.bincount(number)
-    return belongs @ xy / members[:, None], counts if counts is None else belongs @ counts
+    cell = np.floor((xy - xy.min(axis=0)) / side).astype(np.int64)
+    _, number, members = np.unique(cell @ [1 << 32, 1], return_inverse=True, return_counts=True)
+    middle = [np.bincount(number, axis) / members for axis in xy.T]
+    if counts is None:
+        return np.column_stack(middle), None
+    # Ones of the counts' own type: no copy of a slide's counts is made.
+    ones = np.ones(len(rows), counts.dtype)
+    belongs: Any = sparse.csr_matrix((ones, (number, rows)), (len(members), adata.n_obs))
+    return np.column_stack(middle), belongs @ counts
 
 
 def _spacing(xy: NDArray[np.float64]) -> float:

@@ -59,6 +59,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
         "slide": row["slide"],
         "files": [_file(root, path) for root in _inputs(row) for path in _below(root)],
         "mpp": row.get("mpp"),
+        "sample": row.get("sample"),
         "settings": asdict(settings),
         "format_version": _layout.FORMAT_VERSION,
         "stfast": metadata.version("stfast"),
@@ -68,8 +69,10 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
 
 
 def _inputs(row: dict[str, Any]) -> list[Path]:
+    from stfast.readers.stimage import files_of
+
     named = (row.get(column) for column in ("path", "image", "annotation"))
-    return [Path(path) for path in named if path]
+    return [*(Path(path) for path in named if path), *files_of(Path(row["path"]))[1:]]
 
 
 def _below(root: Path) -> list[Path]:
@@ -127,7 +130,7 @@ def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
     from stfast.readers.visium_hd import is_visium_hd
 
     path = Path(row["path"])
-    options: dict[str, Any] = {"image": row["image"]} if row.get("image") else {}
+    options = {name: row[name] for name in ("image", "sample") if row.get(name)}
     if path.is_dir() and is_visium_hd(path):
         options["bin_size"] = settings.bin_size
     adata = stfast.read(path, **options)
