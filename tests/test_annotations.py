@@ -1,5 +1,6 @@
 """Pathologists' labels joined to spots: tables of every shape, polygons, and what is refused."""
 
+import gzip
 import json
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_one_column_a_label(tmp_path, adata):
     found = stfast.labels_of(written(tmp_path / "hot.csv", "\n".join(lines)), adata)
     assert found.label.tolist() == ["tumor", "stroma", None, "tumor"]
     assert found.excluded == {"empty": 1}
+    yes = {"tumor": [True, False, None], "stroma": [False, True, False]}
+    table = pd.DataFrame(yes, index=adata.obs_names[:3])
+    table.to_parquet(tmp_path / "hot.parquet")
+    found = stfast.labels_of(tmp_path / "hot.parquet", adata)
+    assert found.label.tolist() == ["tumor", "stroma", None, None]
     twice = written(tmp_path / "two.csv", "\n".join(lines).replace("0,1", "1,1"))
     with pytest.raises(ValueError, match=r"two\.csv: expected at most one 1 a row, got several"):
         stfast.labels_of(twice, adata)
@@ -85,6 +91,12 @@ def test_a_column_of_slides_and_no_header(tmp_path, adata):
     named = written(tmp_path / "named.tsv", "barcode\tsample\tlayer\n" + text)
     with pytest.raises(ValueError, match=r"rows of slide 'S9' in 'sample', got \['S0', 'S1'\]"):
         stfast.labels_of(named, adata, slide="S9")
+
+
+def test_a_byte_order_mark_and_gzip_change_nothing(tmp_path, adata):
+    text = "\ufeffbarcode,label\n" + "".join(f"{spot},x\n" for spot in adata.obs_names)
+    (tmp_path / "bom.csv.gz").write_bytes(gzip.compress(text.encode()))
+    assert set(stfast.labels_of(tmp_path / "bom.csv.gz", adata).label) == {"x"}
 
 
 def test_barcodes_without_their_end(tmp_path, adata):

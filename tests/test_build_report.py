@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import warnings
 
+import anndata
 import numpy as np
 import polars as pl
 import pytest
@@ -29,6 +30,7 @@ def written(folder, name, *, mirrored=False):
     library["metadata"]["source_image_path"] = str(folder / f"{name}.png")
     library["images"] = {}
     library["scalefactors"]["spot_diameter_fullres"] = 10.0
+    adata.obs["label"] = "of its own"
     adata.write_h5ad(folder / f"{name}.h5ad")
     return str(folder / f"{name}.h5ad")
 
@@ -70,6 +72,10 @@ def test_the_table_of_slides_says_what_was_checked(built):
     assert index.filter(slide="good")["label"].value_counts().sort("count").rows() == [
         ("tumor", 5), (None, n - 5)
     ]  # fmt: skip
+    # A column that an h5ad brings along is no label of the dataset, and stays as it is.
+    assert index.filter(slide="mirrored & co")["label"].null_count() == n
+    stored = anndata.read_zarr(built / "slides/mirrored & co.zarr")
+    assert set(stored.obs["label"]) == {"of its own"}
     assert sorted(p.name for p in (built / "report").iterdir()) == [
         "good.png",
         "mirrored & co.png",

@@ -117,7 +117,7 @@ def check_alignment(adata: "AnnData", *, workers: int | None = None) -> Alignmen
     Tissue is where the saturation of the reduced picture, blurred, is above Otsu's threshold
     (Otsu 1979, "A threshold selection method from gray-level histograms"), and is compared
     with the discs of the spots that are in tissue. Borders: the differences of log
-    expression of the most variable genes between neighbouring spots are regressed on those of
+    expression of the 40 most variable genes between neighbouring spots are regressed on those of
     the picture's colour and texture; the lead of a placement is measured in its standard
     errors, by a jackknife over 64 parts of the slide (Efron and Stein 1981, "The jackknife
     estimate of variance").

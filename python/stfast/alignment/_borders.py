@@ -5,6 +5,7 @@ which agrees with anything, plays no part.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from scipy.spatial import KDTree
 from stfast.alignment._placements import Placement
 from stfast.alignment._slide import Slide
 
-_GENES = 40
+_EXPRESSED, _GENES = 1000, 40
+"""Of the genes with most counts, the most variable ones."""
 _LEAST_SHARE = 0.05
 """Share of places that a gene must be found in."""
 _NEIGHBOURS = 4
@@ -60,15 +62,16 @@ class Borders:
 def _expression(counts: sparse.csr_matrix) -> Floats:
     """Log expression of the most variable genes, and the log of all counts; standardised."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    typical = np.median(total[total > 0])
-    logged = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
+    scale = np.median(total[total > 0]) / np.maximum(total, 1e-9)
+    sums = np.bincount(counts.indices, counts.data, counts.shape[1])
+    logged: Any = counts[:, np.sort(np.argsort(-sums, kind="stable")[:_EXPRESSED])]
+    logged = sparse.csr_matrix(logged, dtype=np.float64)
     rows = np.repeat(np.arange(len(total)), np.diff(logged.indptr))
-    logged.data = np.log1p(np.maximum(logged.data, 0) * typical / np.maximum(total[rows], 1e-9))
-    n = len(total)
-    mean = np.asarray(logged.sum(axis=0), dtype=np.float64).ravel() / n
-    variance = np.asarray(logged.multiply(logged).sum(axis=0)).ravel() / n - mean**2
-    found = np.bincount(logged.indices, minlength=logged.shape[1]) / n
-    variance = np.where(found < _LEAST_SHARE, 0, variance)
+    logged.data = np.log1p(np.maximum(logged.data, 0) * scale[rows])
+    n, genes = logged.shape
+    columns = [np.bincount(logged.indices, of, genes) / n for of in (logged.data, logged.data**2)]
+    found = np.bincount(logged.indices, minlength=genes) / n
+    variance = np.where(found < _LEAST_SHARE, 0, columns[1] - columns[0] ** 2)
     best = np.argsort(-variance, kind="stable")[:_GENES]
     best = best[variance[best] > 0]
     values = np.column_stack([logged[:, best].toarray(), np.log1p(total)])

@@ -109,7 +109,7 @@ def _places(
 ) -> tuple[NDArray[np.float64], sparse.csr_matrix | None]:
     """Spots in tissue and their counts; of many, the sums of the squares of a grid."""
     counts = None if adata.X is None else sparse.csr_matrix(adata.X)
-    if counts is not None and (counts.nnz == 0 or not np.isfinite(counts.data).all()):
+    if counts is not None and not (counts.nnz and np.isfinite(counts.data.sum())):
         counts = None
     xy, most = xy[rows], _MOST_PLACES
     if counts is not None:

@@ -18,9 +18,10 @@ from stfast._core import FormatError
 from stfast.annotations._names import look_like_spots
 
 _SPOTS = {"", "spot", "spots", "spot_id", "spotid", "barcode", "barcodes", "cell", "cell_id"}
-_SPOTS |= {"index", "id", "row.names", "unnamed: 0"}
+_SPOTS |= {"index", "id", "row.names", "unnamed: 0", "__index_level_0__"}
 _SLIDES = {"slide", "slide_id", "sample", "sample_id", "sample_name", "section", "library_id"}
 _LABELS = {"v2", "label", "labels", "annotation", "annotations", "layer", "region"}
+_YES, _NO = ["1", "1.0", "true"], ["0", "0.0", "false"]
 _PLACES = (
     ("xaxis", "yaxis"),
     ("pixel_x", "pixel_y"),
@@ -167,17 +168,14 @@ def _label(path: Path, table: pl.DataFrame, column: str | None, rest: list[str])
 
 
 def _is_one_hot(table: pl.DataFrame) -> bool:
-    return (
-        table.select(pl.all().str.strip_chars().is_in(["0", "1", "0.0", "1.0", ""]).all()).row(0)
-        == (True,) * table.width
-    )
+    plain = pl.all().str.strip_chars().str.to_lowercase().fill_null("")
+    return all(table.select(plain.is_in(["", *_YES, *_NO]).all()).row(0))
 
 
 def _from_one_hot(path: Path, table: pl.DataFrame) -> pl.Series:
     """The name of the column with 1; null where there is none."""
-    ones = (
-        table.select(pl.all().cast(pl.Float64, strict=False) == 1).fill_null(value=False).to_numpy()
-    )
+    plain = pl.all().str.strip_chars().str.to_lowercase().fill_null("")
+    ones = table.select(plain.is_in(_YES)).to_numpy()
     several = int((ones.sum(axis=1) > 1).sum())
     if several:
         raise ValueError(

@@ -6,8 +6,6 @@ The answers go into ``slides.parquet`` and the report; none of them changes a ti
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -59,7 +57,6 @@ def _read_as(adata: "AnnData") -> str | None:
 def label(adata: "AnnData", row: dict[str, Any]) -> dict[str, Any]:
     """Put the labels of a manifest's annotation into ``obs["label"]``; what did not fit."""
     if not row.get("annotation"):
-        adata.obs["label"] = np.full(adata.n_obs, None, dtype=object)
         return {}
     from stfast.annotations import labels_of
 
@@ -71,6 +68,11 @@ def label(adata: "AnnData", row: dict[str, Any]) -> dict[str, Any]:
         "n_unmatched_spots": len(found.unmatched_spots),
         "n_unmatched_rows": len(found.unmatched_rows),
     }
+
+
+def labels(adata: "AnnData", row: dict[str, Any]) -> list[str | None]:
+    """The index's labels: what :func:`label` put there, and none from elsewhere."""
+    return adata.obs["label"].tolist() if row.get("annotation") else [None] * adata.n_obs
 
 
 def refuse_misplaced(told: dict[str, Any] | None, folder: Path) -> None:

@@ -162,7 +162,7 @@ def _write(
     spots = _spots(slide, adata, counts, places.select("shard", "offset", "length"))
     spots = spots.with_columns(
         pl.lit(diameter / 2).alias("r"),
-        pl.Series("label", adata.obs["label"].tolist(), dtype=pl.String),
+        pl.Series("label", _checks.labels(adata, row), dtype=pl.String),
         pl.Series("valid", report.valid),
     )
     schema = _layout.INDEX_SCHEMA
