@@ -107,20 +107,25 @@ def _built_peers(root: Path, coded: Path) -> list[Contestant]:
     pngs, shards, n = data_loader.pngs_of(coded), sorted((root / "tiles").iterdir()), threads()
     jpegs = partial(peers_loader.dataloader, files, genes, batch=LARGE, processes=n)
     calls = {
-        "DataLoader + simplejpeg": partial(jpegs, codec="simplejpeg"),
-        "DataLoader + Pillow": partial(jpegs, codec="PIL"),
-        "webdataset + simplejpeg": partial(peers_loader.webdataset, shards, genes, LARGE, n),
+        f"DataLoader + simplejpeg, {n} processes": partial(jpegs, codec="simplejpeg"),
+        f"DataLoader + Pillow, {n} processes": partial(jpegs, codec="PIL"),
+        f"webdataset + simplejpeg, {n} processes": partial(
+            peers_loader.webdataset, shards, genes, LARGE, n
+        ),
+        f"spdl + simplejpeg, {n} threads": partial(peers_loader.spdl, files, genes, LARGE, n),
     }
     paper = partial(peers.torch_epoch, pngs, genes, batch_size=LARGE, processes=0)
     return [
-        Contestant(
-            name=f"{name}, {n} processes",
-            needs=(name.rpartition(" ")[2].replace("Pillow", "PIL"), "torch", "webdataset"),
-            threads=n,
-            call=call,
-        )
+        Contestant(name=name, needs=_modules(name), threads=n, call=call)
         for name, call in calls.items()
     ] + [Contestant(name="PNG + Pillow, as the paper", needs=("PIL", "torch"), call=paper)]
+
+
+def _modules(name: str) -> tuple[str, ...]:
+    """Loader and codec, as a contestant's name has them."""
+    loader, codec = name.split(",", maxsplit=1)[0].split(" + ")
+    modules = {"DataLoader": "torch", "Pillow": "PIL"}
+    return modules.get(loader, loader), modules.get(codec, codec)
 
 
 def ready(*, quick: bool) -> Case:
@@ -145,6 +150,7 @@ def ready(*, quick: bool) -> Case:
                 name="PNG + Pillow + CLIPImageProcessor, as the paper",
                 needs=("transformers",),
                 call=partial(peers_loader.paper, files, genes, LARGE),
+                warm=partial(peers_loader.paper, files[:8], genes[:8], LARGE),
             ),
         ],
         equal=_nearly,

@@ -72,6 +72,25 @@ def webdataset(
     return list(loader)
 
 
+def spdl(
+    files: Sequence[Path], genes: NDArray[np.float32], batch: int, threads: int
+) -> list[Batch]:
+    """SPDL's pipeline of threads over a JPEG file a spot; its own decoder would need FFmpeg."""
+    import spdl.pipeline
+
+    def collate(spots: list[tuple[Pixels, NDArray[np.float32], int]]) -> Batch:
+        pixels, chosen, index = zip(*spots, strict=True)
+        return np.stack(pixels), np.stack(chosen), np.asarray(index)
+
+    order = np.random.default_rng(0).permutation(len(files)).tolist()
+    builder: Any = spdl.pipeline.PipelineBuilder().add_source(order)
+    builder.pipe(JpegFiles(files, genes, "simplejpeg").__getitem__, concurrency=threads)
+    builder.aggregate(batch).pipe(collate).add_sink(2)
+    pipeline = builder.build(num_threads=threads)
+    with pipeline.auto_stop():
+        return list(pipeline)
+
+
 def sample(read: dict[str, Any], genes: NDArray[np.float32]) -> Batch:
     """What a shard holds of a spot, decoded, with its genes."""
     index = int(read["__key__"])

@@ -276,3 +276,33 @@ def test_more_than_two_to_the_31_values_are_addressed(tmp_path):
         dataset = Dataset(file["a"], 2)
         assert dataset.read(None, far - 1, far + 4).tolist() == [0, 0, 1, 2, 3]
         assert dataset.read("i8", n - 3).tolist() == [0, 7, 8]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("stored", NUMBERS)
+def test_bounds_are_those_of_numpy(tmp_path, stored, filters):
+    array = np.random.default_rng(3).integers(0, 90, 200).astype(stored)
+    for place, value in ((7, 0), (7, 99), (70, 100), (199, 101), (199, -1)):
+        if value < 0 and array.dtype.kind == "u":
+            continue
+        changed = array.copy()
+        changed[place] = value
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("a", data=changed, chunks=(64,), **FILTERS[filters])
+        with h5py.File(tmp_path / "a.h5") as file:
+            dataset = Dataset(file["a"], 2)
+            for wanted in ("i4", "i8", stored):
+                if 0 <= value < 100:
+                    np.testing.assert_array_equal(dataset.read(wanted, below=100), changed)
+                else:
+                    with pytest.raises(OverflowError):
+                        dataset.read(wanted, below=100)
+
+
+def test_a_fill_value_has_to_be_within_bounds_too(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", (20,), "i4", chunks=(10,), fillvalue=-1)[:10] = 3
+        dataset = Dataset(file["a"], 1)
+        assert (dataset.read(below=9, stop=10) == 3).all()
+        with pytest.raises(OverflowError, match="expected 0 to 8"):
+            dataset.read(below=9)

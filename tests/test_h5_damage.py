@@ -135,11 +135,11 @@ def test_an_output_that_is_too_long_is_refused(tmp_path):
     (tmp_path / "a.h5").write_bytes(bytes(64))
     chunked = _core.Chunked(str(tmp_path / "a.h5"), header())
     with pytest.raises(ValueError, match="values read of a dataset: expected 8, got 9"):
-        _core.read_chunks(chunked, 0, "same", np.zeros(9, np.uint32), 1)
+        _core.read_chunks(chunked, 0, ("same", None), np.zeros(9, np.uint32), 1)
     with pytest.raises(ValueError, match="values read"):
-        _core.read_chunks(chunked, 2**63, "same", np.zeros(1, np.uint32), 1)
+        _core.read_chunks(chunked, 2**63, ("same", None), np.zeros(1, np.uint32), 1)
     with pytest.raises(ValueError, match="target: expected same, signed"):
-        _core.read_chunks(chunked, 0, "other", np.zeros(8, np.uint32), 1)
+        _core.read_chunks(chunked, 0, ("other", None), np.zeros(8, np.uint32), 1)
 
 
 # --- h5ad --------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """TileLoader inside what trains with it: plain torch, DataLoader, Lightning, Trainer, torchdata."""
 
+import hashlib
 import itertools
+import statistics
 import threading
 import time
 
@@ -93,31 +95,37 @@ def test_the_map_face_fetches_as_the_loader_does(dataset):
 
 
 def test_the_interpreter_is_free_while_batches_are_made(dataset):
-    """A Python thread that only counts keeps most of its rate beside a loader at work."""
+    """A Python thread that only counts keeps its rate beside a loader at work.
+
+    It is compared with its rate beside hashing, which holds no lock either, in turns: so
+    neither the second CPU's work nor another process' counts as the loader's doing.
+    """
     counted, stop = [0], threading.Event()
 
     def count():
         while not stop.is_set():
             counted[0] += 1
 
-    def rate(seconds, work):
+    def rate(work):
         start, begin = time.perf_counter(), counted[0]
-        while time.perf_counter() - start < seconds:
-            work()
+        work()
         return (counted[0] - begin) / (time.perf_counter() - start)
 
     big = np.zeros((64, 512, 512, 3), np.uint8)
     source = stfast.ArraySource(big, np.zeros((64, 1), np.float32))
-    loader = TileLoader(source, batch_size=64, device="cpu", workers=1)
+    rows = np.tile(np.arange(64), 10)
+    loader = TileLoader(source, rows=rows, batch_size=64, device="cpu", workers=1)
     thread = threading.Thread(target=count)
     thread.start()
     try:
-        alone = rate(0.5, lambda: time.sleep(0.05))
-        beside = max(rate(1.0, lambda: list(loader)) for _ in range(3))
+        kept = [
+            rate(lambda: list(loader)) / rate(lambda: hashlib.sha256(big).digest())
+            for _ in range(9)
+        ]
     finally:
         stop.set()
         thread.join()
-    assert beside > 0.6 * alone  # two CPUs, one of them copying: 0.9 where it is quiet
+    assert statistics.median(kept) > 0.9, kept
 
 
 @pytest.mark.slow

@@ -186,3 +186,11 @@ def test_the_report_says_how_slides_mix(source):
     counts = [np.bincount(slide[r : r + 50]) for r in range(0, N, 50)]
     want = np.mean([(c * (c - 1)).sum() / 50 for c in counts])
     np.testing.assert_allclose(rows.shuffle_report().companions, want)
+
+
+def test_no_rows_are_no_batches():
+    source = stfast.ArraySource(np.zeros((4, 2, 2, 3), np.uint8), np.zeros((4, 1), np.float32))
+    for sampler in ("global", "block", "stratified", "within-slide"):
+        loader = stfast.TileLoader(source, rows=[], sampler=sampler, device="cpu")
+        assert list(loader) == []
+        assert loader.shuffle_report().batches == 0

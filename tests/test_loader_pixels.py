@@ -84,6 +84,23 @@ def test_augmentation_depends_on_seed_epoch_and_spot_alone(source):
             assert (batch.image == first[batch.index]).all()
 
 
+@pytest.mark.parametrize("augment", [None, Augment(), Augment(flip=False), Augment(rotate=False)])
+@pytest.mark.parametrize(
+    "dtype", [None, torch.float64, torch.float32, torch.bfloat16, torch.float16]
+)
+def test_a_table_says_what_torch_computes(source, dtype, augment):
+    from stfast.loader._augment import Finish
+    from stfast.loader._pool import Pool
+
+    finish = Finish(dtype, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), augment, seed=3)
+    index = torch.arange(N)
+    want = finish(torch.from_numpy(source.image), index, 2)
+    for workers in (1, 2, 5):
+        found = finish.on_cpu(source.image, index, 2, Pool(1), workers)
+        assert found.permute(0, 2, 3, 1).is_contiguous() or dtype is None
+        assert torch.equal(found, want)
+
+
 def colours(pixel, **amounts):
     """A grey or coloured tile's channels after recolouring, over many spots."""
     image = np.full((N, 2, 2, 3), pixel, np.uint8)

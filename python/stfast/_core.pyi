@@ -29,6 +29,7 @@ __all__ = [
     "gather_rows",
     "gather_sparse",
     "loess",
+    "look_up_tiles",
     "parse_squares",
     "read_chunks",
     "read_mtx",
@@ -207,7 +208,7 @@ def sum_groups(
     progress: _Progress | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]: ...
 def read_chunks(
-    dataset: Chunked, start: int, target: str, out: NDArray[Any], workers: int
+    dataset: Chunked, start: int, target: tuple[str, int | None], out: NDArray[Any], workers: int
 ) -> None: ...
 def sum_stored(
     matrix: tuple[Chunked, Chunked, NDArray[np.int64], int, bool, int],
@@ -301,6 +302,12 @@ def gather_sparse(
     rows: NDArray[np.int64],
     ends: NDArray[np.int64],
     out: tuple[NDArray[np.int32], NDArray[np.float32]],
+    workers: int,
+) -> None: ...
+def look_up_tiles(
+    tiles: NDArray[np.uint8],
+    turns: NDArray[np.uint8],
+    lookup: tuple[NDArray[Any], NDArray[Any]],
     workers: int,
 ) -> None: ...
 def extract_tiles(

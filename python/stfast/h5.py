@@ -137,16 +137,25 @@ class Dataset:
         return len(self.dataset)
 
     def read(
-        self, dtype: DTypeLike | None = None, start: int = 0, stop: int | None = None
+        self,
+        dtype: DTypeLike | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        below: int | None = None,
     ) -> NDArray[Any]:
-        """The values from ``start`` to ``stop`` along the first axis."""
+        """The values from ``start`` to ``stop`` along the first axis.
+
+        With ``below``, a negative value, or one that is not below it, is an OverflowError.
+        """
         wanted = self.stored if dtype is None else np.dtype(dtype)
         if self.chunks is None:
             values = self.dataset[()] if self.dataset.ndim == 0 else self.dataset[start:stop]
-            return _cast(np.asarray(values), wanted, self._where())
+            return self._bounded(_cast(np.asarray(values), wanted, self._where()), below)
         target = _target(self.stored, wanted)
         if target is None:
-            return _cast(self.read(None, start, stop), wanted, self._where())
+            values = _cast(self.read(None, start, stop), wanted, self._where())
+            return self._bounded(values, below)
         stop = len(self) if stop is None else min(stop, len(self))
         start = min(start, stop)
         shape = (max(stop - start, 0), *self.dataset.shape[1:])
@@ -155,11 +164,16 @@ class Dataset:
         width = 1 if wanted.kind == "S" else wanted.itemsize
         bits = out.reshape(-1).view(f"u{width}")
         try:
-            _core.read_chunks(self.chunks, start, target, bits, self.threads)
+            _core.read_chunks(self.chunks, start, (target, below), bits, self.threads)
         except OverflowError as error:
             found = f"a {self.stored} that does not fit"
             raise OverflowError(f"{self._where()}: expected {wanted}, got {found}") from error
-        return out
+        return self._bounded(out, below) if self._fill else out
+
+    def _bounded(self, values: NDArray[Any], below: int | None) -> NDArray[Any]:
+        if below is not None and values.size and not 0 <= values.min() <= values.max() < below:
+            raise OverflowError(f"{self._where()}: expected 0 to {below - 1}, got others")
+        return values
 
     def _where(self) -> str:
         return f"{self.dataset.name} ({self.path})"

@@ -12,6 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from stfast import _core
+from stfast.loader._pool import Pool
+
+FLIP, QUARTER, HALF = 1, 2, 4
+
 _MULTIPLY = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFF_FFFF)
@@ -85,20 +90,11 @@ class Augment:
         """Whether it changes colours."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
-    def turn(self, image: torch.Tensor, drawn: NDArray[np.float64]) -> torch.Tensor:
-        """Mirror and turn tiles (n, side, side, 3), each as it was drawn."""
-
-        def where(chosen: NDArray[np.bool_], changed: torch.Tensor) -> torch.Tensor:
-            mask = torch.from_numpy(chosen).to(image.device, non_blocking=True)
-            return torch.where(mask[:, None, None, None], changed, image)
-
-        quarters = (drawn[:, 1] * 4).astype(int)
-        if self.flip:
-            image = where(drawn[:, 0] < 0.5, image.flip(2))
-        if self.rotate:
-            image = where(quarters % 2 == 1, image.rot90(1, (1, 2)))
-            image = where(quarters >= 2, image.flip(1, 2))
-        return image
+    def turns(self, drawn: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """How each tile is turned: 1 mirrors left to right, then 2 is 90° and 4 is 180°."""
+        flipped = (drawn[:, 0] < 0.5) * FLIP if self.flip else np.zeros(len(drawn))
+        quarters = (drawn[:, 1] * 4).astype(np.uint8) if self.rotate else np.zeros(len(drawn))
+        return (flipped + quarters * QUARTER).astype(np.uint8)
 
     def recolour(self, image: torch.Tensor, drawn: NDArray[np.float64]) -> torch.Tensor:
         """Change the colours of tiles (n, side, side, 3), floats in [0, 1].
@@ -127,6 +123,18 @@ class Augment:
         return (image * factor + grey * (1 - factor)).clamp_(0, 1).reshape(n, side, side, 3)
 
 
+def turned(image: torch.Tensor, turns: NDArray[np.uint8]) -> torch.Tensor:
+    """Tiles (n, side, side, 3), each mirrored and turned as :meth:`Augment.turns` says."""
+
+    def where(bit: int, changed: torch.Tensor) -> torch.Tensor:
+        mask = torch.from_numpy((turns & bit) != 0).to(image.device, non_blocking=True)
+        return torch.where(mask[:, None, None, None], changed, image)
+
+    image = where(FLIP, image.flip(2))
+    image = where(QUARTER, image.rot90(1, (1, 2)))
+    return where(HALF, image.flip(1, 2))
+
+
 @dataclass(frozen=True)
 class Finish:
     """From uint8 tiles to what the loader's user asked for."""
@@ -139,17 +147,49 @@ class Finish:
 
     def __call__(self, image: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
         """Finish the tiles (n, side, side, 3) of spots given by ``index`` (on the CPU)."""
-        drawn = draws(self.seed, epoch, index.numpy()) if self.augment else np.empty((0, 8))
-        if self.augment is not None:
-            image = self.augment.turn(image, drawn)
-        recolours = self.augment is not None and self.augment.recolours
-        if self.dtype is None and not recolours:
-            return image
-        values = image.float().mul_(1 / 255)
-        if self.augment is not None and recolours:
-            values = self.augment.recolour(values, drawn)
+        if self.augment is None:
+            return self._normalised(image)
+        drawn = draws(self.seed, epoch, index.numpy())
+        if self.augment.flip or self.augment.rotate:
+            image = turned(image, self.augment.turns(drawn))
+        if not self.augment.recolours:
+            return self._normalised(image)
+        values = self.augment.recolour(image.float().mul_(1 / 255), drawn)
         if self.dtype is None:
             return (values * 255).round_().to(torch.uint8)
+        return self._normalised(values)
+
+    def on_cpu(
+        self, tiles: NDArray[np.uint8], index: torch.Tensor, epoch: int, pool: Pool, workers: int
+    ) -> torch.Tensor:
+        """The same, to the bit, in one pass over the tiles wherever a table can say it."""
+        if self.augment is not None and self.augment.recolours:
+            return self(torch.from_numpy(tiles), index, epoch)
+        if self.augment is None and self.dtype is None:
+            return torch.from_numpy(tiles)
+        turns = np.empty(0, np.uint8)
+        if self.augment is not None:
+            turns = self.augment.turns(draws(self.seed, epoch, index.numpy()))
+        table = self._table()
+        bits = np.dtype(f"u{table.itemsize}")
+        out = pool.array(tiles.size * table.itemsize)
+        lookup = (table.view(torch.uint8).numpy().view(bits), out.view(bits))
+        _core.look_up_tiles(tiles, turns, lookup, workers)
+        image = torch.from_numpy(out).view(table.dtype).view(tiles.shape)
+        return image if self.dtype is None else image.permute(0, 3, 1, 2)
+
+    def _table(self) -> torch.Tensor:
+        """What each channel's 256 values become: (3, 256)."""
+        ramp = torch.arange(256, dtype=torch.uint8)[None, None, :, None].repeat(1, 1, 1, 3)
+        done = self._normalised(ramp)
+        channels = done.permute(0, 3, 1, 2) if self.dtype is None else done
+        return channels.reshape(3, 256).contiguous()
+
+    def _normalised(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 or floats in [0, 1] as the wanted type, channels first; uint8 as it is."""
+        if self.dtype is None:
+            return image
+        values = image if image.is_floating_point() else image.float().mul_(1 / 255)
         # A row of pixels at a time: three values alone would leave vector registers empty.
         values = values.contiguous()
         values.view(*image.shape[:2], -1).sub_(self._row(self.mean, values)).div_(

@@ -211,7 +211,9 @@ class ShuffleReport:
 def report_on(order: Order, slides: NDArray[Any], batch: int, epoch: int) -> ShuffleReport:
     """Look at up to 64 batches all over an epoch."""
     batch = min(batch, order.n)
-    chosen = np.unique(np.linspace(0, order.n // max(batch, 1) - 1, 64).astype(int))
+    if batch == 0:
+        return ShuffleReport(0.0, 0.0, 0, 0)
+    chosen = np.unique(np.linspace(0, order.n // batch - 1, 64).astype(int))
     companions = []
     for number in chosen.tolist():
         counts = np.bincount(slides[order.take(epoch, number * batch, 1, batch)])

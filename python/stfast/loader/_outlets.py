@@ -6,7 +6,6 @@ their own and finished there, while the model computes on another.
 """
 
 import threading
-import weakref
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from stfast.loader._augment import Finish
 from stfast.loader._batch import Batch, Genes, SparseRows
 from stfast.loader._genes import Rows, SparseGenes
+from stfast.loader._pool import Pool
 from stfast.loader._sources import ShardSource, Source
 
 
@@ -88,15 +88,15 @@ class CpuOutlet:
 
     def __init__(self, assembly: Assembly, ahead: int, device: torch.device) -> None:
         self.assembly, self.device = assembly, device
-        self._pool = Pool(ahead + 2)
+        self._pool = Pool(ahead + 3)
 
     def put(self, rows: Rows, epoch: int) -> Batch:
         """Assemble the batch of some rows."""
         work, size = self.assembly, self.assembly.source.size
-        pixels = self._pool.array((len(rows), size, size, 3))
+        pixels = self._pool.array(len(rows) * size * size * 3).reshape(-1, size, size, 3)
         kept = work.tiles(rows, pixels)
         coords, slide, label, index = work.rest(rows)
-        image = work.finish(torch.from_numpy(pixels), index, epoch)
+        image = work.finish.on_cpu(pixels, index, epoch, self._pool, work.workers)
         batch = Batch(image, work.genes(rows), coords, slide, label, index)
         return batch if kept is None else batch.keep(torch.from_numpy(kept))
 
@@ -104,30 +104,6 @@ class CpuOutlet:
         """Hand a batch over."""
         batch: Batch = ready
         return batch if self.device.type == "cpu" else batch.to(self.device)
-
-
-class Pool:
-    """Memory that comes back when the last array or tensor made of it is gone.
-
-    Fresh memory costs a page fault every 4 KiB, as much as a tenth of the decoding.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self._free = most, list[NDArray[np.uint8]]()
-
-    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """An array of bytes, its contents whatever was there."""
-        n = int(np.prod(shape))
-        fitting = [block for block in self._free if len(block) >= n]
-        block = fitting[0] if fitting else np.empty(n, np.uint8)
-        self._free = [other for other in self._free if other is not block]
-        view = np.frombuffer(block.data, np.uint8, n).reshape(shape)
-        weakref.finalize(view.base, self._back, block).atexit = False
-        return view
-
-    def _back(self, block: NDArray[np.uint8]) -> None:
-        if len(self._free) < self._most:
-            self._free.append(block)
 
 
 class CudaOutlet:

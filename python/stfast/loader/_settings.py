@@ -63,6 +63,7 @@ def rows_of(rows: ArrayLike | None, source: Any, n: int) -> NDArray[np.int64] | 
     if rows is None:
         return kept
     chosen = np.asarray(rows)
+    chosen = chosen if chosen.size else chosen.astype(np.int64)  # [] would be of floats
     if chosen.dtype == bool or chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
         raise ValueError(f"rows: expected numbers of rows, got {chosen.dtype} {chosen.shape}")
     bound = n if kept is None else len(kept)

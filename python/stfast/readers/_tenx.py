@@ -105,9 +105,9 @@ class Matrix:
             var["filtered_probes"] = features["filtered_probes"][:].astype(bool)
         return var
 
-    def obs(self) -> pd.DataFrame:
+    def obs(self, barcodes: list[str]) -> pd.DataFrame:
         """Barcodes, those that come again numbered, with what the file says of each."""
-        obs = named_barcodes(self.barcodes(), self.path)
+        obs = named_barcodes(barcodes, self.path)
         if "filtered_barcodes" in self.group:
             obs["filtered_barcodes"] = self.group["filtered_barcodes"][:].astype(bool)
         return obs
@@ -152,12 +152,9 @@ class Matrix:
 
     def _genes(self) -> NDArray[np.int32]:
         try:
-            indices = self.indices.read(np.int32)
+            return self.indices.read(np.int32, below=self.shape[1])
         except OverflowError as error:
             raise self._bad_genes() from error
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
-            raise self._bad_genes()
-        return indices
 
     def _bad_genes(self) -> FormatError:
         return FormatError(
@@ -175,14 +172,19 @@ def narrowed(values: NDArray[Any]) -> NDArray[Any]:
 
 def whole_counts(data: Dataset, path: Path) -> NDArray[Any]:
     """Counts as int32 if they fit, as int64 if not, and as they are if they are no counts."""
-    try:
-        values = data.read(np.int32) if data.stored.kind in "iu" else narrowed(data.read())
-    except OverflowError:
-        values = data.read(np.int64)
+    fault = "expected a consistent sparse matrix, got negative or infinite counts"
+    if data.stored.kind in "iu":
+        try:
+            return data.read(np.int32, below=2**31)
+        except OverflowError:
+            pass
+        try:
+            return data.read(np.int64, below=2**63)
+        except OverflowError as error:
+            raise FormatError(f"{path}: {fault}") from error
+    values = narrowed(data.read())
     if len(values) and not 0 <= float(values.min()) <= float(values.max()) < np.inf:
-        raise FormatError(
-            f"{path}: expected a consistent sparse matrix, got negative or infinite counts"
-        )
+        raise FormatError(f"{path}: {fault}")
     if values.dtype.kind == "f":
         _log.warning("%s: expected whole counts, got fractions; kept as %s", path, values.dtype)
     return values

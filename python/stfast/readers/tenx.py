@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -83,8 +84,11 @@ def read_matrix(
         adata, attributes = _anndata(*read_triplet(files, threads)), {}
     else:
         assert files is not None
-        with open_matrix(files, genome, threads) as matrix:
-            adata = _anndata(matrix.counts(), matrix.obs(), matrix.var())
+        # Names become texts while the core reads counts, without the interpreter.
+        with open_matrix(files, genome, threads) as matrix, ThreadPoolExecutor(1) as beside:
+            barcodes = beside.submit(matrix.barcodes)
+            counts = matrix.counts()
+            adata = _anndata(counts, matrix.obs(barcodes.result()), matrix.var())
             attributes = matrix.attributes()
     if genome is not None and "genome" in adata.var:
         genomes = sorted(set(adata.var["genome"]))

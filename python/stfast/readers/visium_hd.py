@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,9 +260,10 @@ def _build(
     table = folder / "spatial" / "tissue_positions.parquet"
     if not isinstance(counts, Path):
         return _build_in_memory(folder, bin_size, path, raw=raw, threads=threads)
-    with _tenx.open_matrix(counts, None, threads) as matrix:
-        places = matrix.squares(square)
-        grid = None if places is None else read_grid(table, square)
+    # The table's few columns are decoded while the barcodes' places are read.
+    with _tenx.open_matrix(counts, None, threads) as matrix, ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read_grid, table, square)
+        places, grid = matrix.squares(square), reading.result()
         found = None if grid is None or places is None else grid.locate(*places)
         if grid is None or places is None or found is None or (found < 0).any():
             return _build_in_memory(folder, bin_size, path, raw=raw, threads=threads)

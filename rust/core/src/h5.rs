@@ -104,11 +104,12 @@ impl Dataset {
 
     /// Fills `out` with the values from `start` on along the first axis.
     ///
-    /// What no chunk covers stays as it was: the caller put the fill value there.
+    /// What no chunk covers stays as it was: the caller put the fill value there. With
+    /// `below`, integers must be neither negative nor larger than that allows.
     pub fn read<T: Bits>(
         &self,
         start: usize,
-        target: Target,
+        target: (Target, Option<u64>),
         out: &mut [T],
         watch: &Watch,
     ) -> Result<()> {
@@ -146,7 +147,7 @@ impl Dataset {
 
     fn read_band<T: Bits>(
         &self,
-        target: Target,
+        target: (Target, Option<u64>),
         band: Band<'_, T>,
         scratch: &mut Scratch,
     ) -> Result<()> {
@@ -158,8 +159,8 @@ impl Dataset {
             let values = Values::new(bytes, self.layout.number, shuffled);
             for (at, to, n) in self.layout.runs(chunk, row, out.len() / stride) {
                 let out = &mut out[to * width..(to + n) * width];
-                let Some(()) = values.copy(at, target, out) else {
-                    let (what, dtype) = ("value of a dataset", target.dtype::<T>());
+                let Some(()) = values.copy_below(at, target, out) else {
+                    let (what, dtype) = ("value of a dataset", target.0.dtype::<T>());
                     return Err(Error::Overflow { what, dtype });
                 };
             }

@@ -6,7 +6,9 @@
 mod coded;
 mod genes;
 mod order;
+mod pixels;
 
 pub use coded::{Coded, Shards, decode, read};
 pub use genes::{Stored, gather, gather_dense, gather_sparse};
 pub use order::{Permutation, order};
+pub use pixels::{Table, look_up};

@@ -100,11 +100,12 @@ pub(crate) fn read_chunks(
     py: Python<'_>,
     dataset: &Bound<'_, Chunked>,
     start: usize,
-    target: &str,
+    target: (String, Option<u64>),
     out: Out<'_>,
     workers: usize,
 ) -> PyResult<()> {
-    let (target, dataset) = (self::target(target)?, &*dataset.get().0);
+    let target = (self::target(&target.0)?, target.1);
+    let dataset = &*dataset.get().0;
     macro_rules! fill {
         ($out:ident) => {{
             let mut out = $out;

@@ -46,6 +46,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(loader::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_dense, module)?)?;
     module.add_function(wrap_pyfunction!(loader::gather_sparse, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::look_up_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::codec_rate, module)?)?;
     module.add_function(wrap_pyfunction!(text::read_mtx, module)?)?;
     module.add_function(wrap_pyfunction!(text::read_table, module)?)?;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use numpy::PyReadwriteArray4;
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1, PyReadwriteArray2};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4};
+use numpy::{PyReadwriteArray1, PyReadwriteArray2, PyReadwriteArray4};
 use pyo3::prelude::*;
 use stfast_core::loader::{self, Coded};
 
@@ -144,6 +144,50 @@ pub(crate) fn gather_dense(
     match from_to {
         Dense::U8(matrix, mut out) => gather!(matrix, out),
         Dense::F32(matrix, mut out) => gather!(matrix, out),
+    }
+}
+
+/// What each channel's values become, and where to: the bits of values of any type.
+#[derive(FromPyObject)]
+pub(crate) enum Lookup<'py> {
+    U8(PyReadonlyArray2<'py, u8>, PyReadwriteArray1<'py, u8>),
+    U16(PyReadonlyArray2<'py, u16>, PyReadwriteArray1<'py, u16>),
+    U32(PyReadonlyArray2<'py, u32>, PyReadwriteArray1<'py, u32>),
+    U64(PyReadonlyArray2<'py, u64>, PyReadwriteArray1<'py, u64>),
+}
+
+/// Turns tiles, and replaces their values by a table's.
+#[pyfunction]
+pub(crate) fn look_up_tiles(
+    py: Python<'_>,
+    tiles: PyReadonlyArray4<'_, u8>,
+    turns: PyReadonlyArray1<'_, u8>,
+    lookup: Lookup<'_>,
+    workers: usize,
+) -> PyResult<()> {
+    let size = tiles.as_array().shape()[1];
+    let (tiles, turns) = (tiles.as_slice()?, turns.as_slice()?);
+    macro_rules! look_up {
+        ($table:expr, $out:expr) => {{
+            let (table, out) = (table($table.as_slice()?)?, $out.as_slice_mut()?);
+            door::run(py, workers, None, |watch| {
+                loader::look_up(tiles, size, turns, &table, out, watch)
+            })
+        }};
+    }
+    match lookup {
+        Lookup::U8(t, mut out) => look_up!(t, out),
+        Lookup::U16(t, mut out) => look_up!(t, out),
+        Lookup::U32(t, mut out) => look_up!(t, out),
+        Lookup::U64(t, mut out) => look_up!(t, out),
+    }
+}
+
+fn table<T: Copy>(values: &[T]) -> PyResult<loader::Table<T>> {
+    let channel = |c: usize| values.get(c * 256..)?.first_chunk().copied();
+    match [channel(0), channel(1), channel(2)] {
+        [Some(red), Some(green), Some(blue)] => Ok([red, green, blue]),
+        _ => Err(bad_word("table", "3 × 256 values", "fewer")),
     }
 }
 

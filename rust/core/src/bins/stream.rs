@@ -135,7 +135,7 @@ impl Stored<'_> {
             (Kind::Float, _) => Target::Same,
             _ => Target::Integer { signed: true },
         };
-        self.data.read(start, target, out, watch)?;
+        self.data.read(start, (target, None), out, watch)?;
         if self.counts && out.par_iter().any(|value| *value < T::default()) {
             let found = "negative or infinite counts";
             return Err(self.data.bad("a value", "counts", found));
@@ -194,7 +194,7 @@ impl<T: Count + Bits + PartialOrd> Stretch<T> {
             &mut self.indices[carried..end],
         );
         matrix.read_counts(start as usize, data, watch)?;
-        let signed = Target::Integer { signed: true };
+        let signed = (Target::Integer { signed: true }, None);
         matrix.indices.read(start as usize, signed, indices, watch)
     }
 

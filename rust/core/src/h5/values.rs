@@ -69,10 +69,12 @@ pub trait Bits: Copy + Default + Send {
     fn from_bytes(bytes: &[u8]) -> Option<Self>;
     /// The bits moved up by a byte, and another byte below.
     fn push(self, byte: u8) -> Self;
+    /// The largest of some, their bits as a number without a sign.
+    fn most(values: &[Self]) -> u64;
 }
 
 macro_rules! bits {
-    ($($t:ty),*) => {$(
+    ($($t:ty as $unsigned:ty),*) => {$(
         impl Bits for $t {
             const SIZE: usize = size_of::<$t>();
             fn low(word: u64) -> Self {
@@ -84,11 +86,17 @@ macro_rules! bits {
             fn push(self, byte: u8) -> Self {
                 self.unbounded_shl(8) | byte as $t
             }
+            fn most(values: &[Self]) -> u64 {
+                let most = values.iter().fold(0, |most, &v| (v as $unsigned).max(most));
+                u64::from(most)
+            }
         }
     )*};
 }
 
-bits!(u8, u16, u32, u64, i32, i64);
+bits!(
+    u8 as u8, u16 as u16, u32 as u32, u64 as u64, i32 as u32, i64 as u64
+);
 
 impl Bits for f64 {
     const SIZE: usize = 8;
@@ -100,6 +108,9 @@ impl Bits for f64 {
     }
     fn push(self, byte: u8) -> Self {
         Self::from_bits(self.to_bits().push(byte))
+    }
+    fn most(values: &[Self]) -> u64 {
+        values.iter().map(|v| v.to_bits()).max().unwrap_or(0)
     }
 }
 
@@ -137,8 +148,24 @@ impl<'a> Values<'a> {
         &self.bytes[at * count..][..count]
     }
 
-    /// Copies values from `at` on; `None` if one does not fit.
-    pub(super) fn copy<T: Bits>(&self, at: usize, target: Target, out: &mut [T]) -> Option<()> {
+    /// Copies values from `at` on; `None` if one does not fit, or is negative or not below
+    /// the bound.
+    ///
+    /// Of two's complement, a negative number's bits are larger than any other's.
+    pub(super) fn copy_below<T: Bits>(
+        &self,
+        at: usize,
+        (target, below): (Target, Option<u64>),
+        out: &mut [T],
+    ) -> Option<()> {
+        self.copy(at, target, out)?;
+        match below {
+            Some(bound) if !out.is_empty() => (T::most(out) < bound).then_some(()),
+            _ => Some(()),
+        }
+    }
+
+    fn copy<T: Bits>(&self, at: usize, target: Target, out: &mut [T]) -> Option<()> {
         match (self.number.kind, target) {
             (Kind::Text, _) => self.copy_texts(at, out),
             (Kind::Float, Target::Double) => self.convert(at, out, |word| {
