@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from stfast import FormatError, involve_cancer, read_manifest, read_stimage_meta
-from stfast.dataset._build import slides_of
+from stfast.dataset._plan import slides_of
 
 COLUMNS = [
     *("slide", "path", "sample", "technology", "image", "species", "tissue", "patient", "pmid"),

@@ -96,7 +96,30 @@ def opened(file: File) -> Iterator[h5py.Group]:
     except OSError as error:
         raise FormatError(f"{path}: expected an HDF5 file, got {error}") from error
     with handle:
+        refuse_links(handle, path)
         yield handle
+
+
+def refuse_links(file: h5py.File, path: Path) -> None:
+    """Raise if any of a file's data lie in another file, which could be anyone's.
+
+    External links, external storage and virtual datasets name files by path, so that a
+    download could have what lies beside it, or in ``/etc``, read as if it were its own.
+    """
+
+    def look(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return f"a link to {link.filename!r} as /{name}"
+        found = file.get(name) if isinstance(link, h5py.HardLink) else None
+        if isinstance(found, h5py.Dataset) and found.is_virtual:
+            return f"a virtual dataset as /{name}"
+        if isinstance(found, h5py.Dataset) and found.external:
+            return f"external storage in {found.external[0][0]!r} as /{name}"
+        return None
+
+    # What is returned ends the visit; h5py lets no exception out of it.
+    if (elsewhere := file.visititems_links(look)) is not None:
+        raise FormatError(f"{path}: expected all data in the file itself, got {elsewhere}")
 
 
 @dataclass(frozen=True)

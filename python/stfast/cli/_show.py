@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -65,6 +66,30 @@ def tile_bar(total: int, estimate: int) -> Iterator[Callable[[int], object] | No
             megabytes = speed * estimate / max(total, 1) / 1e6
             words = f"{speed:,.0f} tiles/s {megabytes:,.0f} MB/s"
             progress.update(task, completed=done, rate=words)
+
+        yield advance
+
+
+@contextmanager
+def build_bars() -> Iterator[Callable[[str, str, int, int], None] | None]:
+    """A bar for all slides, and one for each that is at work; nothing where no terminal is."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def advance(slide: str, step: str, done: int, total: int) -> None:
+            key = slide or step
+            if slide and step in ("done", "failed"):
+                if key in tasks:
+                    progress.remove_task(tasks.pop(key))
+                return
+            if key not in tasks:
+                tasks[key] = progress.add_task("", total=None)
+            words = escape(f"{slide} {step}".strip())
+            progress.update(tasks[key], description=words, completed=done, total=total or None)
 
         yield advance
 

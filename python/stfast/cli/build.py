@@ -1,45 +1,80 @@
 """`stfast build`: one training set of many raw slides."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import stfast
 from stfast.cli._app import Json, SpanUm, Workers, app
-from stfast.cli._show import rows_of, show
+from stfast.cli._show import build_bars, rows_of, show
+
+if TYPE_CHECKING:
+    from stfast.dataset._need import Need
+    from stfast.dataset._plan import Plan
+
+Hvg = Annotated[
+    str, typer.Option(help="pearson:N, each slide's N best genes; overlap:N, of shared genes.")
+]
+Memory = Annotated[
+    str | None, typer.Option(help="For slides side by side: 16G; default: 4/5 of what is free.")
+]
+Shard = Annotated[
+    str | None, typer.Option(help="i/n: stage this part of the slides, make no dataset.")
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Make the dataset of what shards staged.")]
+DaskAddress = Annotated[str | None, typer.Option(help="tcp://scheduler:8786, who stages slides.")]
 
 
 @app.command()
 def build(
+    context: typer.Context,
     manifest: Annotated[Path, typer.Argument(help="CSV or Parquet, a row a slide.")],
     out: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     bin_size: Annotated[float, typer.Option(help="µm of a bin of Visium HD.")] = 8,
     size: Annotated[int, typer.Option(help="px of a tile's side.")] = 224,
     span_um: SpanUm = None,
-    hvg: Annotated[str, typer.Option(help="pearson:N, each slide's N best genes.")] = "pearson:128",
+    hvg: Hvg = "pearson:128",
     tiles: Annotated[str, typer.Option(help="jpeg, png or raw.")] = "jpeg",
     quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
     seed: Annotated[int, typer.Option(help="Of the order of spots.")] = 0,
-    strict: Annotated[bool, typer.Option(help="Leave out misplaced slides.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave out misplaced slides.")] = False,
+    shard_bytes: Annotated[int, typer.Option(help="Bytes of a tar of tiles.")] = 1 << 28,
+    memory: Memory = None,
+    shard: Shard = None,
+    merge: Merge = False,
+    dask: DaskAddress = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Build one training set of many raw slides; what is finished is not redone."""
-    report = stfast.build(
-        manifest,
-        out,
-        bin_size=bin_size,
-        size=size,
-        span_um=span_um,
-        hvg=hvg,
-        tiles=tiles,  # type: ignore[arg-type]
-        quality=quality,
-        seed=seed,
-        strict=strict,
-        workers=workers,
-    )
+    """Build one training set of many raw slides; what is finished is not redone.
+
+    The exit status is 1 if a slide failed; the others are in the dataset.
+    """
+    from stfast.dataset._build import run
+    from stfast.dataset._plan import prepare
+
+    options = {k: v for k, v in context.params.items() if k not in ("manifest", "out", "as_json")}
+    plan = prepare(manifest, out, **options)
+    if not as_json and plan.merge != "only":
+        print(_words(plan, plan.need()), file=sys.stderr)
+    with build_bars() as progress:
+        report = run(plan, progress)
     found = vars(report) | {"root": str(report.root)}
-    show(found, as_json, ("", ""), rows_of(found))
+    shown: dict[str, Any] = found if as_json else {k: v for k, v in found.items() if v}
+    show(found, as_json, ("", ""), rows_of(shown))
     if report.failed:
         raise typer.Exit(1)
+
+
+def _words(plan: "Plan", need: "Need") -> str:
+    """What is about to be written, before anything is."""
+    import shutil
+
+    free = shutil.disk_usage(plan.root).free
+    words = (
+        f"{need.spots:,} spots to stage: about {need.disk / 1e9:,.1f} GB in {plan.root}/staging "
+        f"and as many in the dataset; {free / 1e9:,.1f} GB are free there"
+    )
+    short = "; that may not be enough" if free < 2 * need.disk else ""
+    return f"{words}{short}. A slide takes up to {need.memory / 1e9:,.1f} GB of memory."

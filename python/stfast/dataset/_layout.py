@@ -14,6 +14,9 @@ FORMAT_VERSION = 1
 DESCRIPTION = "dataset.json"
 """Croissant metadata; the settings of the build are under ``SETTINGS``."""
 
+CARD = "README.md"
+"""A data card for people, and for Hugging Face."""
+
 SETTINGS = "stfast"
 """Key of the settings: format_version, size, encoding, seed and what else was asked for."""
 
@@ -61,3 +64,8 @@ def shard(root: Path, number: int) -> Path:
 def slide(root: Path, name: str) -> Path:
     """A slide's AnnData, zarr v3."""
     return root / "slides" / f"{name}.zarr"
+
+
+def moments(root: Path, name: str) -> Path:
+    """A slide's sums per gene, as ``GeneMoments`` reads them."""
+    return root / "genes" / "moments" / f"{name}.parquet"

@@ -5,32 +5,61 @@ The system frees the lock of a process that dies, so none is ever stale.
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+_LOOK_S = 0.05
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a part of a build while the block runs.
 
     Raises
     ------
     BlockingIOError
-        Another process holds it; names its host and process.
+        Another process still holds it after ``wait_s`` seconds; names its host and process.
     """
-    import fcntl
-
+    path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     with os.fdopen(descriptor, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = file.read().strip() or "another process"
-            raise BlockingIOError(
-                11, f"expected no other build of this part, got one of {owner}", str(path)
-            ) from None
+        end = time.monotonic() + wait_s
+        while not _taken(file):
+            if time.monotonic() >= end:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                message = f"expected no other build of this part, got one of {owner}"
+                raise BlockingIOError(11, message, str(path))
+            time.sleep(_LOOK_S)
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
         file.flush()
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def slide_lock(root: Path, slide: str) -> Path:
+    """Of a slide's stage."""
+    return root / ".locks" / f"slide-{slide}"
+
+
+def part_lock(root: Path, number: int, parts: int) -> Path:
+    """Of a part of the slides."""
+    return root / ".locks" / f"part-{number}-of-{parts}"
+
+
+def merge_lock(root: Path) -> Path:
+    """Of the second stage."""
+    return root / ".locks" / "merge"

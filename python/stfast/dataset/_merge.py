@@ -9,7 +9,9 @@ goes first and comes last.
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,15 +23,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _core
-from stfast.dataset import _checks, _layout, _report, _stage
+from stfast.dataset import _card, _checks, _croissant, _hvg, _layout, _report, _stage
+from stfast.dataset._journal import Steps
+from stfast.dataset._lock import locked, slide_lock
+from stfast.dataset._plan import Plan
 from stfast.tiles._names import Strings, strings
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "raw": "npy"}
 _BLOCK = 512
 _PARTS = (
-    *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE),
+    *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.CARD),
     *(_report.PICTURES, _report.PAGE, _layout.DESCRIPTION),
 )
+_log = logging.getLogger("stfast")
 
 Slides = dict[str, dict[str, Any]]
 """What ``done.json`` says of each slide, by name in order."""
@@ -48,47 +54,96 @@ class _Coded:
     first: int = 0
 
 
-def merge(
-    root: Path,
-    table: pl.DataFrame,
-    settings: _stage.Settings,
-    *,
-    seed: int,
-    shard_bytes: int,
-    workers: int,
-) -> int:
-    """Make the dataset of the slides of a table, all of them staged; its number of spots."""
-    table = table.sort("slide")
+def merge(plan: Plan, table: pl.DataFrame, steps: Steps) -> tuple[int, bool]:
+    """Make the dataset of the slides of a table, all of them staged, unless it is made.
+
+    Its number of spots, and whether there was anything to do.
+    """
+    root, table = plan.root, table.sort("slide")
     slides = {name: _staged(root, name) for name in table["slide"]}
+    asked = _asked(plan, table, slides)
+    if (n := _made(root, asked, list(slides))) is not None:
+        return n, False
     part = root / "merge.part"
     if part.exists():
         shutil.rmtree(part)
     (part / "tiles").mkdir(parents=True)
     (part / _layout.COUNTS).mkdir(parents=True)
+    index = _write_rows(plan, part, slides, steps)
+    _copy_moments(root, part, slides)
+    told_of = _slide_table(table, slides)
+    told_of.write_parquet(part / _layout.SLIDE_TABLE)
+    _describe(part, root.name, asked | {"n_spots": index.height}, index=index, slides=told_of)
+    _write_report(root, part, slides)
+    for name, told in slides.items():
+        if _staged(root, name)["fingerprint"] != told["fingerprint"]:
+            raise BlockingIOError(11, "expected no slide staged anew meanwhile, got one", name)
+    _publish(root, part, slides)
+    return index.height, True
+
+
+def _write_rows(plan: Plan, part: Path, slides: Slides, steps: Steps) -> pl.DataFrame:
+    """All files that have a row a spot, in the order that is theirs; the index of them."""
+    root = plan.root
     tables = [pl.read_parquet(_stage.folder(root, name) / _stage.SPOTS) for name in slides]
-    order = _order(slides, sum(t.height for t in tables), seed)
-    index = _copy(
-        root,
-        part,
-        tables,
-        order,
-        encoding=settings.tiles,
-        shard_bytes=shard_bytes,
-        workers=workers,
-    )
+    order = _order(slides, sum(table.height for table in tables), plan.seed)
+    steps.begin("shards", len(order))
+    index = _copy(plan, part, tables, order, steps)
+    steps.begin("genes")
     index.write_parquet(part / _layout.INDEX)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    _write_hvg(root, part, slides, place, settings.n_top_genes)
+    _write_hvg(part, _chosen(plan, part, tables), slides, place)
     _write_counts(root, part, slides, place)
-    _slide_table(table, slides).write_parquet(part / _layout.SLIDE_TABLE)
-    asked = {"format_version": _layout.FORMAT_VERSION, "version": metadata.version("stfast")}
-    asked |= asdict(settings) | {"encoding": settings.tiles, "seed": seed, "n_spots": index.height}
-    text = json.dumps({"name": root.name, _layout.SETTINGS: asked}, indent=1)
-    (part / _layout.DESCRIPTION).write_text(text + "\n")
-    _write_report(root, part, slides)
-    _publish(root, part)
-    return index.height
+    return index
+
+
+def _describe(
+    part: Path, name: str, settings: dict[str, Any], *, index: pl.DataFrame, slides: pl.DataFrame
+) -> None:
+    """What the dataset is, for machines and for people."""
+    n_genes = pl.read_parquet(part / _layout.GENES).height
+    card = _card.card(name, settings, slides=slides, index=index, n_genes=n_genes)
+    (part / _layout.CARD).write_text(card)
+    for term, n in _card.missing(slides).items():
+        if n < slides.height:  # where none has any, the manifest's reader has said so
+            _log.warning("%s: %d of %d slides have none", term, n, slides.height)
+    described = _croissant.describe(part, name, settings, slides)
+    (part / _layout.DESCRIPTION).write_text(described)
+
+
+def _asked(plan: Plan, table: pl.DataFrame, slides: Slides) -> dict[str, Any]:
+    """All that the bytes of the dataset depend on."""
+    settings = asdict(plan.settings)
+    return {
+        "format_version": _layout.FORMAT_VERSION,
+        "version": metadata.version("stfast"),
+        **settings,
+        "encoding": settings["tiles"],
+        "hvg": str(plan.recipe),
+        "seed": plan.seed,
+        "shard_bytes": plan.shard_bytes,
+        "slides": _digest(table, slides),
+    }
+
+
+def _digest(table: pl.DataFrame, slides: Slides) -> str:
+    """Of all that is merged: what was staged, and what the manifest says of it."""
+    marks = [told["fingerprint"] for told in slides.values()]
+    text = json.dumps([marks, table.rows(named=True)], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _made(root: Path, asked: dict[str, Any], slides: list[str]) -> int | None:
+    """Spots of the dataset that is there, if it is the one that is asked for."""
+    try:
+        found = json.loads((root / _layout.DESCRIPTION).read_text())[_layout.SETTINGS]
+        n = int(found.pop("n_spots"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    files = [*(root / name for name in _PARTS), *(_layout.slide(root, s) for s in slides)]
+    whole = found == asked and all(path.exists() for path in files)
+    return n if whole else None
 
 
 def _staged(root: Path, slide: str) -> dict[str, Any]:
@@ -99,14 +154,51 @@ def _staged(root: Path, slide: str) -> dict[str, Any]:
     return found
 
 
-def _publish(root: Path, part: Path) -> None:
+def same_pictures(root: Path, slides: list[str]) -> list[list[str]]:
+    """Slides whose pictures are one, as far as size and first and last MiB tell."""
+    found: dict[str, list[str]] = {}
+    for slide in slides:
+        found.setdefault(str(_staged(root, slide)["picture"]), []).append(slide)
+    return [twins for twins in found.values() if len(twins) > 1]
+
+
+def _publish(root: Path, part: Path, slides: Slides) -> None:
     (root / _layout.DESCRIPTION).unlink(missing_ok=True)
-    for name in _PARTS:
-        old = root / name
-        if old.is_dir():
-            shutil.rmtree(old)
-        (part / name).replace(old)
+    for name in _PARTS[:-1]:
+        _replace(part / name, root / name)
+    (root / "slides").mkdir(exist_ok=True)
+    for slide in slides:
+        staged = _stage.folder(root, slide) / _stage.STORE
+        if staged.exists():
+            _replace(staged, _layout.slide(root, slide))
+    for path in sorted((root / "slides").glob("*.zarr")):
+        if path.stem not in slides:
+            _withdraw(root, path)
+    _replace(part / _layout.DESCRIPTION, root / _layout.DESCRIPTION)
     part.rmdir()
+
+
+def _replace(new: Path, old: Path) -> None:
+    if old.is_dir():
+        shutil.rmtree(old)
+    new.replace(old)
+
+
+def _withdraw(root: Path, path: Path) -> None:
+    """Take out the store of a slide that is no longer in; what is staged of it stays staged."""
+    with locked(slide_lock(root, path.stem), wait_s=60):
+        target = _stage.folder(root, path.stem) / _stage.STORE
+        if target.exists() or _stage.staged(root, path.stem) is None:
+            shutil.rmtree(path)
+        else:
+            path.replace(target)
+
+
+def _copy_moments(root: Path, part: Path, slides: Slides) -> None:
+    for slide in slides:
+        path = _layout.moments(part, slide)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(_stage.folder(root, slide) / _stage.MOMENTS, path)
 
 
 def _order(slides: Slides, n: int, seed: int) -> NDArray[np.int64]:
@@ -117,28 +209,21 @@ def _order(slides: Slides, n: int, seed: int) -> NDArray[np.int64]:
 
 
 def _copy(
-    root: Path,
-    part: Path,
-    tables: list[pl.DataFrame],
-    order: NDArray[np.int64],
-    *,
-    encoding: str,
-    shard_bytes: int,
-    workers: int,
+    plan: Plan, part: Path, tables: list[pl.DataFrame], order: NDArray[np.int64], steps: Steps
 ) -> pl.DataFrame:
     """Copy the tiles into shards by the order; the index."""
     sources: list[Path] = []
     number = []
     for table in tables:
-        folder = _stage.folder(root, table["slide"][0]) / _stage.TILES
+        folder = _stage.folder(plan.root, table["slide"][0]) / _stage.TILES
         number.append(table["shard"].to_numpy() + len(sources))
-        sources += [folder / f"tiles-{n:06}.tar" for n in range(int(table["shard"].max()) + 1)]  # type: ignore[arg-type]
+        sources += sorted(folder.glob("*.tar"))  # as numbered: names are of one width
     rows = pl.concat(tables)[order]
     said = ("slide", "spot", "x", "y", "r", "label")
     notes = rows.select(pl.struct(said).struct.json_encode()).to_series()
     length = rows["length"].to_numpy()
     padded = [-(-n.astype(np.int64) // _BLOCK) * _BLOCK for n in (length, _bytes(notes))]
-    shard = _shards(padded[0] + padded[1] + 2 * _BLOCK, shard_bytes)
+    shard = _shards(padded[0] + padded[1] + 2 * _BLOCK, plan.shard_bytes)
     ends = np.cumsum(np.bincount(shard)).tolist()
     ranges = zip([0, *ends[:-1]], ends, strict=True)
     wanted = [(_layout.shard(part, n), start, end) for n, (start, end) in enumerate(ranges)]
@@ -148,9 +233,9 @@ def _copy(
         offset=rows["offset"].to_numpy(),
         length=length,
         notes=strings(notes),
-        extension=_ENDINGS[encoding],
+        extension=_ENDINGS[plan.settings.tiles],
     )
-    offset = _core.copy_tiles(coded, wanted, workers)
+    offset = _core.copy_tiles(coded, wanted, plan.threads, progress=steps.advance)
     return rows.with_columns(shard=pl.Series(shard, dtype=pl.UInt32), offset=pl.Series(offset))
 
 
@@ -165,23 +250,43 @@ def _shards(entries: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return shard
 
 
+def _chosen(
+    plan: Plan, part: Path, tables: list[pl.DataFrame]
+) -> tuple[int, Iterator[_hvg.Chosen]]:
+    """The number of columns of the matrix of chosen genes, and its slides' parts in order."""
+    root, recipe = plan.root, plan.recipe
+    spots = {table["slide"][0]: table["spot"] for table in tables}
+    if not recipe.per_slide:
+        stores = {slide: _stage.store(root, slide) for slide in spots}
+        scratch = part / "overlap.parquet"
+        return _hvg.of_all(stores, spots, recipe.n, scratch=scratch, workers=plan.threads)
+    folders = [_stage.folder(root, slide) for slide in spots]
+    genes = [json.loads((folder / _stage.DONE).read_text())["hvg_genes"] for folder in folders]
+    matrices = (np.load(folder / _stage.HVG) for folder in folders)
+    return recipe.n, zip(matrices, genes, strict=True)
+
+
 def _write_hvg(
-    root: Path, part: Path, slides: Slides, place: NDArray[np.int64], n_top: int
+    part: Path,
+    chosen: tuple[int, Iterator[_hvg.Chosen]],
+    slides: Slides,
+    place: NDArray[np.int64],
 ) -> None:
-    shape = (len(place), n_top)
-    out = np.lib.format.open_memmap(part / _layout.HVG, "w+", np.float32, shape)
-    start = 0
-    for name, told in slides.items():
-        rows = place[start : start + told["n_spots"]]
-        out[rows] = np.load(_stage.folder(root, name) / _stage.HVG)
-        start += len(rows)
+    n, parts = chosen
+    out = np.lib.format.open_memmap(part / _layout.HVG, "w+", np.float32, (len(place), n))
+    start, named = 0, list[str]()
+    for matrix, genes in parts:
+        out[place[start : start + len(matrix)]] = matrix
+        start += len(matrix)
+        named += genes
     out.flush()
-    genes = {
-        "slide": [name for name in slides for _ in range(n_top)],
-        "rank": pl.Series(np.tile(np.arange(n_top), len(slides)), dtype=pl.UInt32),
-        "gene": [gene for told in slides.values() for gene in told["hvg_genes"]],
+    (part / "overlap.parquet").unlink(missing_ok=True)
+    columns = {
+        "slide": [name for name in slides for _ in range(n)],
+        "rank": pl.Series(np.tile(np.arange(n), len(slides)), dtype=pl.UInt32),
+        "gene": named,
     }
-    pl.DataFrame(genes).write_parquet(part / _layout.HVG_GENES)
+    pl.DataFrame(columns).write_parquet(part / _layout.HVG_GENES)
 
 
 def _write_counts(root: Path, part: Path, slides: Slides, place: NDArray[np.int64]) -> None:
@@ -237,6 +342,5 @@ def _slide_table(table: pl.DataFrame, slides: Slides) -> pl.DataFrame:
     told = [{"slide": name} | {key: said[key] for key in facts} for name, said in slides.items()]
     for row, said in zip(told, slides.values(), strict=True):
         row |= {key: said.get(key) for key in _checks.FACTS}
-    return table.join(
-        pl.DataFrame(told, infer_schema_length=None), on="slide", how="left", maintain_order="left"
-    )
+    found = pl.DataFrame(told, infer_schema_length=None)
+    return table.join(found, on="slide", how="left", maintain_order="left")

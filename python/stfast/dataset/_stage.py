@@ -8,6 +8,7 @@ and settings it was made.
 import hashlib
 import json
 import shutil
+import threading
 import warnings
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -22,7 +23,9 @@ from scipy import sparse
 from stfast import _spatial
 from stfast._output import whole
 from stfast._warn import warn
-from stfast.dataset import _checks, _layout
+from stfast.dataset import _checks, _hvg, _layout
+from stfast.dataset._journal import Steps
+from stfast.h5 import opened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,14 +34,21 @@ if TYPE_CHECKING:
     from stfast.tiles import TileReport
 
 DONE, SPOTS, TILES, HVG = "done.json", "spots.parquet", "tiles", "hvg.npy"
+MOMENTS, STORE = "moments.parquet", "slide.zarr"
 COUNTS = ("indptr.npy", "indices.npy", "values.npy")
 _ENDS = 1 << 20
 """Bytes of a file's start and end that its fingerprint is of."""
+_PICTURE = "metadata/source_image_path"
+_ZARR = threading.Lock()
+"""anndata's settings are the process's, and a worker of Dask may stage several slides."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the bytes of a staged slide depend on, beside its files."""
+    """What the bytes of a staged slide depend on, beside its files.
+
+    ``n_top_genes`` is 0 where genes are chosen among all slides.
+    """
 
     bin_size: float
     size: int
@@ -57,7 +67,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
     """Of a slide's files (names, sizes, first and last MiB) and of the settings."""
     made = {
         "slide": row["slide"],
-        "files": [_file(root, path) for root in _inputs(row) for path in _below(root)],
+        "files": [_file(root, path) for root in inputs(row) for path in below(root)],
         "mpp": row.get("mpp"),
         "sample": row.get("sample"),
         "settings": asdict(settings),
@@ -68,14 +78,26 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _inputs(row: dict[str, Any]) -> list[Path]:
+def inputs(row: dict[str, Any]) -> list[Path]:
     from stfast.readers.stimage import files_of
 
     named = (row.get(column) for column in ("path", "image", "annotation"))
-    return [*(Path(path) for path in named if path), *files_of(Path(row["path"]))[1:]]
+    found = [*(Path(path) for path in named if path), *files_of(Path(row["path"]))[1:]]
+    return found if row.get("image") else [*found, *_pictures_named_by(found[0])]
 
 
-def _below(root: Path) -> list[Path]:
+def _pictures_named_by(path: Path) -> list[Path]:
+    """Pictures that an h5ad says it is of, those that are there."""
+    if path.suffix != ".h5ad" or not path.is_file():
+        return []
+    with opened(path) as file:
+        libraries = file["uns/spatial"].values() if "uns/spatial" in file else ()
+        named = [one[_PICTURE] for one in libraries if _PICTURE in one]
+        paths = [Path(text.asstr()[()]) for text in named]
+    return [picture for picture in paths if picture.is_file()]
+
+
+def below(root: Path) -> list[Path]:
     if not root.exists():
         raise FileNotFoundError(2, "No such file or directory", str(root))
     return sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
@@ -100,21 +122,37 @@ def staged(root: Path, slide: str) -> dict[str, Any] | None:
     return told
 
 
-def stage(root: Path, row: dict[str, Any], settings: Settings, workers: int) -> bool:
+def store(root: Path, slide: str) -> Path:
+    """The slide's AnnData: staged, or where a merge has moved it."""
+    path = folder(root, slide) / STORE
+    return path if path.exists() else _layout.slide(root, slide)
+
+
+def is_current(root: Path, slide: str, mark: str) -> bool:
+    """Whether a slide is staged whole, of the files and settings of a fingerprint."""
+    found = staged(root, slide)
+    return found is not None and found["fingerprint"] == mark and store(root, slide).exists()
+
+
+def stage(
+    root: Path, row: dict[str, Any], settings: Settings, workers: int, *, steps: Steps
+) -> bool:
     """Stage a slide unless it is; whether there was anything to do."""
     slide, mark = row["slide"], fingerprint(row, settings)
-    found = staged(root, slide)
-    if found is not None and found["fingerprint"] == mark and _layout.slide(root, slide).exists():
+    if is_current(root, slide, mark):
         return False
     target = folder(root, slide)
     begun = target / "begun"
     if target.exists() and not _says(begun, mark):
+        (target / DONE).unlink(missing_ok=True)  # first: a merge may be looking
         shutil.rmtree(target)
     target.mkdir(parents=True, exist_ok=True)
     begun.write_text(mark)
-    adata = _read(row, settings)
+    steps.begin("read")
+    adata = _read(row, settings, workers)
+    steps.begin("check")
     checked = _checks.label(adata, row) | _checks.align(adata, target, workers)
-    facts = _write(root, adata, row, settings, workers) | checked
+    facts = _write(root, adata, row, settings, workers, steps=steps) | checked
     text = json.dumps({"fingerprint": mark, **facts}, indent=1) + "\n"
     with whole(target / DONE) as partial:
         partial.write_text(text)
@@ -125,15 +163,20 @@ def _says(path: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 
-def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
+def _read(row: dict[str, Any], settings: Settings, workers: int) -> "AnnData":
     import stfast
-    from stfast.readers.visium_hd import is_visium_hd
 
     path = Path(row["path"])
     options = {name: row[name] for name in ("image", "sample") if row.get(name)}
-    if path.is_dir() and is_visium_hd(path):
-        options["bin_size"] = settings.bin_size
-    adata = stfast.read(path, **options)
+    adata = stfast.read(path, **options | _options(path, settings, workers))
+    if not adata.n_obs:
+        raise ValueError(f"{path}: expected spots, got none")
+    if not sparse.csr_matrix(adata.X).count_nonzero():
+        raise ValueError(f"{path}: expected counts, got none in {adata.n_obs} spots")
+    if not adata.obs_names.is_unique:
+        again = int(adata.obs_names.duplicated().sum())
+        warn(f"{path}: {again} names of spots come again; they are numbered")
+        adata.obs_names_make_unique()
     if not adata.var_names.is_unique:
         again = int(adata.var_names.duplicated().sum())
         warn(f"{path}: {again} names of genes come again; they are numbered")
@@ -141,46 +184,90 @@ def _read(row: dict[str, Any], settings: Settings) -> "AnnData":
     return adata
 
 
+def _options(path: Path, settings: Settings, workers: int) -> dict[str, Any]:
+    """What the slide's reader is to be told."""
+    from stfast.readers.visium_hd import is_visium_hd
+
+    bins = {"bin_size": settings.bin_size} if path.is_dir() and is_visium_hd(path) else {}
+    return {"workers": workers, **bins}
+
+
 def _write(
-    root: Path, adata: "AnnData", row: dict[str, Any], settings: Settings, workers: int
+    root: Path,
+    adata: "AnnData",
+    row: dict[str, Any],
+    settings: Settings,
+    workers: int,
+    *,
+    steps: Steps,
 ) -> dict[str, Any]:
     """The staged files of a slide and its AnnData; what was measured."""
     import stfast
 
-    slide, target = row["slide"], folder(root, row["slide"])
+    target = folder(root, row["slide"])
     image = stfast.open_image(_spatial.image_path(adata))
     diameter = _spatial.spot_span(adata)
     span = _span(adata, row, settings, diameter)
-    report = _cut(image, adata, target, settings, span=span, workers=workers)
+    steps.begin("tiles", adata.n_obs)
+    report = _cut(image, adata, target, settings, span=span, workers=workers, steps=steps)
+    steps.begin("genes")
     counts = _counts(adata)
-    arrays = _smallest(counts)
-    for name, array in zip(COUNTS, arrays, strict=True):
-        np.save(target / name, array)
-    matrix, genes = _hvg(slide, adata, settings, workers)
-    np.save(target / HVG, matrix)
-    places = pl.read_parquet(target / TILES / "spots.parquet").sort("row")
-    spots = _spots(slide, adata, counts, places.select("shard", "offset", "length"))
-    spots = spots.with_columns(
-        pl.lit(diameter / 2).alias("r"),
-        pl.Series("label", _checks.labels(adata, row), dtype=pl.String),
-        pl.Series("valid", report.valid),
+    n_top = settings.n_top_genes
+    genes = _write_genes(adata, counts, target, slide=row["slide"], n_top=n_top, workers=workers)
+    spots = _spots(row["slide"], adata, counts, _places(target)).with_columns(
+        r=diameter / 2,
+        label=pl.Series(_checks.labels(adata, row), dtype=pl.String),
+        valid=pl.Series(report.valid),
     )
     schema = _layout.INDEX_SCHEMA
     spots = spots.select(pl.col(name).cast(kind) for name, kind in schema.items())
     spots.write_parquet(target / SPOTS)
-    _write_slide(adata, target / "slide.zarr", _layout.slide(root, slide))
+    steps.begin("store")
+    _write_store(adata, target / STORE)
     height, width = image.shape
     return {
         "n_spots": adata.n_obs,
         "n_genes": adata.n_vars,
+        "picture": _file(image.path.parent, image.path)[1:],
         "width": width,
         "height": height,
         "span": span,
         "r": diameter / 2,
+        **genes,
+    }
+
+
+def _write_genes(
+    adata: "AnnData",
+    counts: sparse.csr_matrix,
+    target: Path,
+    *,
+    slide: str,
+    n_top: int,
+    workers: int,
+) -> dict[str, Any]:
+    """The slide's counts, moments and chosen genes; what the merge must know of them."""
+    import stfast
+
+    arrays = _smallest(counts)
+    for name, array in zip(COUNTS, arrays, strict=True):
+        np.save(target / name, array)
+    stfast.gene_moments(adata, workers=workers).write(target / MOMENTS)
+    chosen: list[str] = []
+    if n_top:
+        matrix, chosen = _hvg.of_slide(slide, adata, n_top, workers)
+        np.save(target / HVG, matrix)
+    return {
         "values": arrays[2].dtype.str,
         "genes": adata.var_names.tolist(),
-        "hvg_genes": genes,
+        "hvg_genes": chosen,
     }
+
+
+def _places(target: Path) -> pl.DataFrame:
+    """Where the encoded tile of each spot lies, in the order of the slide's spots."""
+    places = pl.read_parquet(target / TILES / "spots.parquet").sort("row")
+    return places.select("shard", "offset", "length")
 
 
 def _cut(
@@ -191,6 +278,7 @@ def _cut(
     *,
     span: float,
     workers: int,
+    steps: Steps,
 ) -> "TileReport":
     """The slide's encoded tiles; those that a killed run left whole are kept."""
     import stfast
@@ -207,6 +295,7 @@ def _cut(
         span=span,
         resume=True,
         workers=workers,
+        progress=steps.advance,
     )
 
 
@@ -234,19 +323,6 @@ def _smallest(counts: sparse.csr_matrix) -> tuple[NDArray[Any], NDArray[Any], ND
     return indptr, counts.indices.astype(np.int32), values.astype(wide)
 
 
-def _hvg(
-    slide: str, adata: "AnnData", settings: Settings, workers: int
-) -> tuple[NDArray[np.float32], list[str]]:
-    """The paper's matrix with a row a spot, zeros where a spot has no counts; its genes."""
-    import stfast
-
-    made = stfast.hvg_rank_combined({slide: adata}, settings.n_top_genes, workers=workers)
-    assert made is not None
-    matrix = np.zeros((adata.n_obs, settings.n_top_genes), np.float32)
-    matrix[adata.obs_names.get_indexer(made.obs["spot"])] = made.X
-    return matrix, made.uns["hvg_genes"].loc[slide].tolist()
-
-
 def _spots(
     slide: str, adata: "AnnData", counts: sparse.csr_matrix, places: pl.DataFrame
 ) -> pl.DataFrame:
@@ -267,19 +343,18 @@ def _spots(
     return pl.DataFrame(columns).hstack(places)
 
 
-def _write_slide(adata: "AnnData", partial: Path, path: Path) -> None:
-    """The slide's AnnData, made where only its own stage sees a part of it."""
+def _write_store(adata: "AnnData", path: Path) -> None:
+    """The slide's AnnData, there when it is whole."""
     import anndata
 
-    if partial.exists():
-        shutil.rmtree(partial)
+    partial = path.with_name(path.name + ".part")
+    for old in (partial, path):
+        if old.exists():
+            shutil.rmtree(old)
     options: dict[str, Any] = {"zarr_write_format": 3}
     if hasattr(anndata.settings, "auto_shard_zarr_v3"):
         options["auto_shard_zarr_v3"] = False  # the same files, whichever anndata writes them
-    with anndata.settings.override(**options), warnings.catch_warnings():
+    with _ZARR, anndata.settings.override(**options), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         adata.write_zarr(partial)
-    if path.exists():
-        shutil.rmtree(path)
-    path.parent.mkdir(exist_ok=True)
     partial.rename(path)

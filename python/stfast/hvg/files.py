@@ -7,7 +7,7 @@ slides needs no thousand open files.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from anndata.utils import make_index_unique
 from scipy import sparse
 
 from stfast._core import FormatError
+from stfast.h5 import opened as opened_h5
 from stfast.hvg.source import Read, Source, in_memory
 from stfast.readers import read
 
@@ -103,7 +104,7 @@ def _reading(path: Path | str, expected: str) -> Iterator[None]:
 
 def _open_store(path: Path) -> AbstractContextManager[Any]:
     if path.suffix == ".h5ad" or not path.is_dir():
-        return closing(h5py.File(path))
+        return opened_h5(path)
     import zarr
 
     return nullcontext(zarr.open_group(path, mode="r"))
@@ -136,16 +137,16 @@ def _of_store(path: Path, layer: str | None) -> Source:
 
 
 def _of_tenx(path: Path) -> Source:
-    with _reading(path, "a 10x feature-barcode matrix in HDF5"), h5py.File(path) as file:
+    with _reading(path, "a 10x feature-barcode matrix in HDF5"), opened_h5(path) as file:
         names = file["matrix/features/name"].asstr()[:]
 
     @contextmanager
     def opened() -> Iterator[Any]:
-        with h5py.File(path) as file:
+        with opened_h5(path) as file:
             yield file["matrix"]
 
     def table() -> pd.DataFrame:
-        with _reading(path, "barcodes"), h5py.File(path) as file:
+        with _reading(path, "barcodes"), opened_h5(path) as file:
             return pd.DataFrame(index=pd.Index(file["matrix/barcodes"].asstr()[:], dtype=object))
 
     genes = make_index_unique(pd.Index(names, dtype=object))

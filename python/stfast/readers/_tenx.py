@@ -26,7 +26,7 @@ from stfast import _core
 from stfast._core import FormatError
 from stfast._stored import Stored, check_indptr, csr
 from stfast._warn import warn
-from stfast.h5 import Dataset
+from stfast.h5 import Dataset, refuse_links
 
 _BLOCK = 1 << 19
 """Barcodes that are read at once."""
@@ -194,6 +194,7 @@ def whole_counts(data: Dataset, path: Path) -> NDArray[Any]:
 def open_matrix(path: Path, genome: str | None = None, threads: int = 1) -> Iterator[Matrix]:
     """A matrix in HDF5, gzipped or not; what is wrong with it becomes a FormatError."""
     with plain(path) as file_path, _explained(path), h5py.File(file_path) as file:
+        refuse_links(file, path)
         group = _group(file, genome, path)
         shape = [int(n) for n in group["shape"][:]]
         if len(shape) != 2:
@@ -210,6 +211,7 @@ def open_matrix(path: Path, genome: str | None = None, threads: int = 1) -> Iter
 def count_sizes(path: Path) -> dict[str, int]:
     """Barcodes, genes and stored counts of a matrix, from its header alone."""
     with plain(path) as file_path, _explained(path), h5py.File(file_path) as file:
+        refuse_links(file, path)
         genes, barcodes = (int(n) for n in file["matrix/shape"][:])
         return {"barcodes": barcodes, "genes": genes, "nonzeros": len(file["matrix/data"])}
 

@@ -1,0 +1,74 @@
+"""``run.jsonl``: the only file of a dataset with times, hosts and durations in it.
+
+A line a slide and a merge, added by whichever process did the work; all other files are
+the same bytes however they were made.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stfast.dataset._lock import locked
+
+NAME = "run.jsonl"
+
+Progress = Callable[[str, str, int, int], object]
+"""Called with a slide (empty: the whole), a step, how much of it is done, and of how much."""
+
+
+class Steps:
+    """Seconds by step of a piece of work, and its progress as it is told."""
+
+    def __init__(self, name: str, progress: Progress | None = None) -> None:
+        self.name, self.seconds = name, dict[str, float]()
+        self._progress, self._begun = progress, time.perf_counter()
+        self._step, self._total = "", 0
+        with suppress(OSError):  # the peak counts from here, where the system can be told so
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def begin(self, step: str, total: int = 0) -> None:
+        """End the step that was, and begin another of ``total`` pieces."""
+        now = time.perf_counter()
+        if self._step:
+            before = self.seconds.get(self._step, 0.0)
+            self.seconds[self._step] = round(before + now - self._begun, 4)
+        self._step, self._total, self._begun = step, total, now
+        if step:
+            self.advance(0)
+
+    def advance(self, done: int) -> None:
+        """Tell how much of the step is done."""
+        if self._progress is not None:
+            self._progress(self.name, self._step, done, self._total)
+
+    def ended(self) -> dict[str, Any]:
+        """Times, place and memory of the work, as its line has them."""
+        self.begin("")
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "seconds": round(sum(self.seconds.values()), 4),
+            "steps": self.seconds,
+            "peak_bytes": peak_bytes(),
+        }
+
+
+def peak_bytes() -> int | None:
+    """Most memory that this process had, since :class:`Steps` began if the system says."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return None
+
+
+def note(root: Path, line: dict[str, Any]) -> None:
+    """Add a line, whole, whoever else adds one."""
+    with locked(root / ".locks" / "run", wait_s=60), (root / NAME).open("a") as file:
+        file.write(json.dumps(line, default=str) + "\n")
