@@ -13,7 +13,7 @@ from PIL import Image
 import oracles
 import oracles_readers as made
 import stfast
-from stfast.dataset._stage import _inputs
+from stfast.dataset._stage import inputs
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_root_without_its_table_gives_the_slides_that_are_there(stimage, tmp_p
     assert draft.table["annotation"].is_null().to_list() == [True, False]
     one = stfast.read(draft.table["path"][0])
     assert one.n_obs == 12
-    files = {path.name for path in _inputs(draft.table.row(0, named=True))}
+    files = {path.name for path in inputs(draft.table.row(0, named=True))}
     assert files == {"one_coord.csv", "one_count.csv", "one.png"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -57,7 +57,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
     """Of a slide's files (names, sizes, first and last MiB) and of the settings."""
     made = {
         "slide": row["slide"],
-        "files": [_file(root, path) for root in _inputs(row) for path in _below(root)],
+        "files": [_file(root, path) for root in inputs(row) for path in _below(root)],
         "mpp": row.get("mpp"),
         "sample": row.get("sample"),
         "settings": asdict(settings),
@@ -68,7 +68,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _inputs(row: dict[str, Any]) -> list[Path]:
+def inputs(row: dict[str, Any]) -> list[Path]:
     from stfast.readers.stimage import files_of
 
     named = (row.get(column) for column in ("path", "image", "annotation"))
