@@ -129,6 +129,7 @@ def test_by_coordinates_within_a_tolerance(tmp_path, adata):
         ("gene,label\nERBB2,a\n", ValueError, "expected a column of spots"),
         ("spot,kind,grade\nAAACCGTTCGTC-1,a,b\n", ValueError, r"got \['kind', 'grade'\]"),
         ("spot,label\nAAACCGTTCGTC-1,a\nAAACCGTTCGTC-1,b\n", ValueError, r"\['a', 'b'\] for one"),
+        ("kind,AAACCGTTCGTC-1,AAACTGCTGGCT-1\na,1,0\na,0,1\n", ValueError, "a table of labels"),
         ('{"type": "FeatureCollection"}', ValueError, "expected GeoJSON's features"),
         ('{"features": [', ValueError, "expected GeoJSON's features"),
         ('{"features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]}', ValueError,

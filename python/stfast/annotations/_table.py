@@ -88,18 +88,22 @@ def _read(path: Path, content: bytes) -> pl.DataFrame:
         table = pl.read_csv(
             io.BytesIO(content), separator=separator, infer_schema_length=0, has_header=not bare
         )
+        table = _upright(table)
     except pl.exceptions.PolarsError as error:
         raise FormatError(f"{path}: expected a table of labels, got {error}") from error
     if table.width < 2 or not table.height:
         raise FormatError(
             f"{path}: expected spots and labels, got {table.height} rows of columns {table.columns}"
         )
-    across = pl.Series(table.columns[1:])
-    if look_like_spots(across).sum() * 2 > len(across):
-        table = table.transpose(
-            include_header=True, header_name="spot", column_names=table.columns[0]
-        )
     return table
+
+
+def _upright(table: pl.DataFrame) -> pl.DataFrame:
+    """The table turned, if its columns are spots."""
+    across = pl.Series(table.columns[1:], dtype=pl.String)
+    if look_like_spots(across).sum() * 2 <= len(across):
+        return table
+    return table.transpose(include_header=True, header_name="spot", column_names=table.columns[0])
 
 
 def _heading(content: bytes) -> tuple[str, list[str], list[str]]:
@@ -137,7 +141,8 @@ def _of_slide(
         if not table.height:
             found = known[:8].to_list()
             raise FormatError(
-                f"{path}: expected rows of slide {slide!r} in {of_slide!r}, got {found}"
+                f"{path}: expected rows of slide {slide!r} in {of_slide!r}, got {found}; "
+                "say which by slide="
             )
     if spot is None:
         return table, None
