@@ -3,7 +3,7 @@
 The paper's steps are its code's, slide after slide: Pillow opens the picture, crops and
 saves a PNG a spot; scanpy chooses the genes and normalises them. Every pixel and every
 value of the matrix is compared. ``python -m benches.bench_build`` prints how a build's time
-divides into steps, and its memory.
+divides into steps, and its memory: what the projection in ``docs/build.md`` is made of.
 """
 
 import atexit
@@ -25,6 +25,7 @@ from PIL import Image
 import stfast
 from benches import data, data_build, peers, peers_tiles
 from benches.measure import Case, Contestant, threads
+from stfast.dataset import _need, _stage
 
 SIZE = 224
 N_GENES = 128
@@ -174,18 +175,29 @@ CASES: dict[str, Callable[..., Case]] = {"paper": paper, "cluster": cluster}
 
 
 def main() -> None:
-    """Print the share of each step, and the memory of a slide, of a build by one thread."""
-    root = _build(data_build.slides(4, 4800, 24), workers=1)
-    lines = [json.loads(line) for line in (root / "run.jsonl").read_text().splitlines()]
-    steps: dict[str, float] = {}
-    for line in lines:
-        kind = "merge: " if "merge" in line else ""
-        for step, seconds in line["steps"].items():
-            steps[kind + step] = steps.get(kind + step, 0.0) + seconds
-    total = sum(steps.values())
-    for step, seconds in steps.items():
-        print(f"{step:14} {seconds:7.2f} s {seconds / total:6.1%}")
-    print(f"{'peak':14} {max(line['peak_bytes'] for line in lines) / 1e6:7.0f} MB")
+    """Print what one thread takes of time for each step, and of memory beside its estimate."""
+    for n, side, per_side in ((4, 4800, 24), (4, 4800, 4), (4, 1200, 4)):
+        found = data_build.slides(n, side, per_side)
+        root = _build(found, workers=1)
+        lines = [json.loads(line) for line in (root / "run.jsonl").read_text().splitlines()]
+        print(f"{n} slides of {per_side}² spots, pictures of {side}²")
+        _print_steps([line for line in lines if "slide" in line], "stage")
+        _print_steps([line for line in lines if "merge" in line], "merge")
+        plan = _stage.Settings(8.0, SIZE, None, N_GENES, "jpeg", 95)
+        row = {"path": str(found["s0"])}
+        print(f"  estimate {_need.of_slide(row, plan).memory / 1e6:,.0f} MB a slide")
+        size = sum(f.stat().st_size for f in (root / "tiles").iterdir()) / n / per_side**2
+        print(f"  {size / 1e3:,.1f} kB a tile in shards")
+
+
+def _print_steps(lines: list[dict[str, Any]], what: str) -> None:
+    total = sum(line["seconds"] for line in lines)
+    cpu, peak = sum(line["cpu_seconds"] for line in lines), max(x["peak_bytes"] for x in lines)
+    shares = {
+        step: sum(line["steps"][step] for line in lines) / total for step in lines[0]["steps"]
+    }
+    words = ", ".join(f"{step} {share:.0%}" for step, share in shares.items())
+    print(f"  {what}: {total:.2f} s, {cpu:.2f} s of CPU, {peak / 1e6:,.0f} MB; {words}")
 
 
 if __name__ == "__main__":

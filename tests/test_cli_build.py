@@ -1,11 +1,13 @@
 """`stfast build`: what it says before and after, and its exit status."""
 
 import json
+import time
 
 import polars as pl
 import pytest
 
 import stfast
+from stfast.cli._show import build_bars
 from test_build import built, digests, one_thread, raw
 
 __all__ = ["built", "one_thread", "raw"]
@@ -37,7 +39,7 @@ def test_build_says_its_need_first_and_what_it_did(stfast_says, manifest, built,
     assert str(n) in said
     assert rows_of(tmp_path / "out") == rows_of(built)
     status, said, first = stfast_says("build", manifest, tmp_path / "out", *OPTIONS)
-    assert first.startswith("0 spots to stage")
+    assert first == "every slide is staged\n"
     assert "staged" not in said
 
 
@@ -66,3 +68,16 @@ def test_shards_and_merge(stfast_says, found, manifest, built, tmp_path):
     status, _, complaint = stfast_says("build", manifest, out, "--merge", "--shard", "1/2")
     assert status == 1
     assert "merge: expected no shard= and no dask= with it" in complaint
+
+
+def test_bars_show_the_whole_and_the_slides_at_work(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with build_bars() as advance:
+        for event in [("", "slides", 0, 2), ("[b]a", "read", 0, 0), ("[b]a", "tiles", 5, 9)]:
+            advance(*event)
+        time.sleep(0.3)  # it is drawn ten times a second
+        shown = capsys.readouterr().err
+        advance("[b]a", "done", 1, 1)
+        advance("never begun", "failed", 1, 1)
+        advance("", "slides", 1, 2)
+    assert "[b]a tiles" in shown + capsys.readouterr().err

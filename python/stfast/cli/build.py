@@ -71,6 +71,8 @@ def _words(plan: "Plan", need: "Need") -> str:
     """What is about to be written, before anything is."""
     import shutil
 
+    if not need.spots:
+        return "every slide is staged"
     free = shutil.disk_usage(plan.root).free
     words = (
         f"{need.spots:,} spots to stage: about {need.disk / 1e9:,.1f} GB in {plan.root}/staging "

@@ -164,7 +164,10 @@ def build(
         dask=dask,
         workers=workers,
     )
-    return run(plan, progress)
+    report = run(plan, progress)
+    for slide, texts in report.warnings.items():
+        warn(f"{slide}: {'; '.join(texts)}")
+    return report
 
 
 def run(plan: Plan, progress: Progress | None = None) -> BuildReport:
@@ -176,14 +179,12 @@ def run(plan: Plan, progress: Progress | None = None) -> BuildReport:
     if plan.merge != "never":
         with locked(merge_lock(plan.root)):
             report = _merge_all(plan, report, progress)
-    for slide, texts in report.warnings.items():
-        warn(f"{slide}: {'; '.join(texts)}")
     return report
 
 
 def _stage_all(plan: Plan, report: BuildReport, progress: Progress | None) -> None:
     """Stage the slides of the part; note in the report what became of them."""
-    todo, faults = plan.todo()
+    todo, faults = plan.todo[0], dict(plan.todo[1])
     n = len(plan.rows())
     ended = n - len(todo)
 
@@ -238,7 +239,7 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
     """Make the dataset of all slides that are staged."""
     failed = dict(report.failed)
     if plan.merge == "only":
-        todo, failed = plan.todo()
+        todo, failed = plan.todo[0], dict(plan.todo[1])
         for row in todo:
             slide = row["slide"]
             failed[slide] = _task.fault_of(plan.root, slide) or _NOT_STAGED
@@ -252,7 +253,7 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
     steps = Steps("", progress)
     n, made = _merge.merge(plan, good, steps)
     for twins in _merge.same_pictures(plan.root, good["slide"].sort().to_list()):
-        warn(f"{', '.join(twins)}: expected a picture each, got the same one")
+        report.warnings[", ".join(twins)] = ["expected a picture each, got the same one"]
     if made:
         _journal.note(plan.root, {"merge": n, "slides": good.height} | steps.ended())
     return replace(report, n_spots=n, failed=failed, dropped=dropped)

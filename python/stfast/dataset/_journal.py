@@ -29,6 +29,7 @@ class Steps:
         self.name, self.seconds = name, dict[str, float]()
         self._progress, self._begun = progress, time.perf_counter()
         self._step, self._total = "", 0
+        self._cpu = time.process_time()
         with suppress(OSError):  # the peak counts from here, where the system can be told so
             Path("/proc/self/clear_refs").write_text("5")
 
@@ -55,6 +56,7 @@ class Steps:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "seconds": round(sum(self.seconds.values()), 4),
+            "cpu_seconds": round(time.process_time() - self._cpu, 4),
             "steps": self.seconds,
             "peak_bytes": peak_bytes(),
         }

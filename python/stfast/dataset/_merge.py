@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -31,6 +32,8 @@ from stfast.tiles._names import Strings, strings
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "raw": "npy"}
 _BLOCK = 512
+_STRETCH = 1 << 20
+"""Counts that are put in their places at a time."""
 _PARTS = (
     *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.CARD),
     *(_report.PICTURES, _report.PAGE, _layout.DESCRIPTION),
@@ -151,6 +154,7 @@ def _staged(root: Path, slide: str) -> dict[str, Any]:
     if found is None:
         path = _stage.folder(root, slide) / _stage.DONE
         raise FileNotFoundError(2, "expected a staged slide; build it first", str(path))
+    found["genes"] = list(map(sys.intern, found["genes"]))  # a thousand slides name the same
     return found
 
 
@@ -309,23 +313,34 @@ def _write_counts(root: Path, part: Path, slides: Slides, place: NDArray[np.int6
     start = 0
     for name, told in slides.items():
         rows = place[start : start + told["n_spots"]]
-        ours = _counts_of(root, name, [column[gene] for gene in told["genes"]])
-        to = np.repeat(indptr[rows] - ours.indptr[:-1], np.diff(ours.indptr)) + np.arange(ours.nnz)
-        indices[to], values[to] = ours.indices, ours.data
+        columns = np.array([column[gene] for gene in told["genes"]], np.int64)
+        for stretch, ours in _counts_of(_stage.folder(root, name), columns):
+            to = np.repeat(indptr[rows[stretch]] - ours.indptr[:-1], np.diff(ours.indptr))
+            to += np.arange(ours.nnz)
+            indices[to], values[to] = ours.indices, ours.data
         start += len(rows)
     indices.flush()
     values.flush()
 
 
-def _counts_of(root: Path, slide: str, columns: list[int]) -> sparse.csr_matrix:
-    """A slide's staged counts with its genes at other columns, in order."""
-    folder = _stage.folder(root, slide)
-    ends, indices, values = (np.load(folder / name) for name in _stage.COUNTS)
-    n, named = len(ends) - 1, np.array(columns, np.int64)
-    shape = (n, int(named.max(initial=0)) + 1)
-    ours = sparse.csr_matrix((values, named[indices], ends), shape=shape)
-    ours.sort_indices()
-    return ours
+def _counts_of(
+    folder: Path, columns: NDArray[np.int64]
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Stretches of rows of a slide's staged counts, with its genes at other columns, in order."""
+    ends, indices, values = (np.load(folder / name, mmap_mode="r") for name in _stage.COUNTS)
+    width, first = int(columns.max(initial=0)) + 1, 0
+    while first < len(ends) - 1:
+        last = max(int(np.searchsorted(ends, ends[first] + _STRETCH, "right")) - 1, first + 1)
+        start, end = int(ends[first]), int(ends[last])
+        arrays = (
+            np.array(values[start:end]),
+            columns[indices[start:end]],
+            ends[first : last + 1] - start,
+        )
+        ours = sparse.csr_matrix(arrays, shape=(last - first, width))
+        ours.sort_indices()
+        yield slice(first, last), ours
+        first = last
 
 
 def _write_report(root: Path, part: Path, slides: Slides) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,8 +47,9 @@ class Plan:
         number, parts = self.part
         return self.table.sort("slide").rows(named=True)[number - 1 :: parts]
 
+    @cached_property
     def todo(self) -> tuple[Rows, dict[str, str]]:
-        """The rows that are not staged, and why some are not even looked for."""
+        """The rows that were not staged when first asked, and why some cannot be looked for."""
 
         def look(row: dict[str, Any]) -> bool | str:
             try:
@@ -64,7 +66,7 @@ class Plan:
 
     def need(self) -> Need:
         """What the slides that are still to be staged will need."""
-        return _need.of_all([_need.of_slide(row, self.settings) for row in self.todo()[0]])
+        return _need.of_all([_need.of_slide(row, self.settings) for row in self.todo[0]])
 
 
 def prepare(

@@ -37,7 +37,7 @@ class _Process:
         paths = [p for p in (*sys.path, os.environ.get("PYTHONPATH", "")) if p]
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", COMMAND, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},

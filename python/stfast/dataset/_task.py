@@ -59,17 +59,29 @@ def run(task: Task, workers: int, progress: Progress | None = None) -> Outcome:
     with kept() as said:
         try:
             with locked(slide_lock(root, slide), _WAIT_S if task.wait_s is None else task.wait_s):
-                staged = _stage.stage(root, task.row, task.settings, workers, steps=steps)
-                (_stage.folder(root, slide) / FAILED).unlink(missing_ok=True)
+                staged = _staged(task, workers, steps)
         except Exception as error:  # whatever it is, it is the slide's: the others go on
             fault, transient = told(error), _may_pass(error)
-            _keep(root, slide, fault)
     if staged or fault:
         line = {"slide": slide, "fault": fault, "warnings": said, "workers": workers}
-        _journal.note(root, line | steps.ended())
+        try:
+            _journal.note(root, line | steps.ended())
+        except OSError as error:
+            said.append(f"{_journal.NAME}: {told(error)}")
     if progress is not None:
         progress(slide, "failed" if fault else "done", 1, 1)
     return Outcome(slide, staged, fault, said, transient)
+
+
+def _staged(task: Task, workers: int, steps: Steps) -> bool:
+    """Stage a slide whose lock is held, and leave its fault, if any, beside what is staged."""
+    try:
+        staged = _stage.stage(task.root, task.row, task.settings, workers, steps=steps)
+    except Exception as error:
+        _keep(task.root, task.slide, told(error))
+        raise
+    (_stage.folder(task.root, task.slide) / FAILED).unlink(missing_ok=True)
+    return staged
 
 
 def _may_pass(error: Exception) -> bool:
