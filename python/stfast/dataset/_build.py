@@ -146,15 +146,12 @@ def build(
         The table lacks columns, names a slide twice or by what is no file name, or an
         argument does not fit.
     """
+    settings: dict[str, Any] = {"bin_size": bin_size, "size": size, "span_um": span_um}
+    settings |= {"tiles": tiles, "quality": quality}
     plan = prepare(
         manifest,
         out,
-        bin_size=bin_size,
-        size=size,
-        span_um=span_um,
         hvg=hvg,
-        tiles=tiles,
-        quality=quality,
         seed=seed,
         shard_bytes=shard_bytes,
         strict=strict,
@@ -163,6 +160,7 @@ def build(
         merge=merge,
         dask=dask,
         workers=workers,
+        **settings,
     )
     report = run(plan, progress)
     for slide, texts in report.warnings.items():

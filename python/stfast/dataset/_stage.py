@@ -219,9 +219,7 @@ def _write(
         label=pl.Series(_checks.labels(adata, row), dtype=pl.String),
         valid=pl.Series(report.valid),
     )
-    schema = _layout.INDEX_SCHEMA
-    spots = spots.select(pl.col(name).cast(kind) for name, kind in schema.items())
-    spots.write_parquet(target / SPOTS)
+    _write_spots(spots, target / SPOTS)
     steps.begin("store")
     _write_store(adata, target / STORE)
     height, width = image.shape
@@ -235,6 +233,11 @@ def _write(
         "r": diameter / 2,
         **genes,
     }
+
+
+def _write_spots(spots: pl.DataFrame, path: Path) -> None:
+    kinds = _layout.INDEX_SCHEMA.items()
+    spots.select(pl.col(name).cast(kind) for name, kind in kinds).write_parquet(path)
 
 
 def _write_genes(
