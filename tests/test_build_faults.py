@@ -71,5 +71,5 @@ def test_a_slide_with_annotations_fails_and_stops_no_other(raw, tmp_path):
     notes = pl.Series("annotation", [str(tmp_path / "labels.csv"), None, None])
     report = stfast.build(raw.with_columns(notes), tmp_path / "out", **SETTINGS)
     assert list(report.failed) == ["b"]
-    assert "annotations are not read yet" in report.failed["b"]
+    assert "expected spots and labels" in report.failed["b"]
     assert report.staged == ["a", "c"]

@@ -86,7 +86,7 @@ def test_a_manifest_edited_between_runs(raw, tmp_path):
     edited = raw.with_columns(tissue=pl.lit("lung"))
     assert stfast.build(edited, out, **SMALL).staged == []
     changed = {name for name, digest in digests(out).items() if first[name] != digest}
-    assert changed == {"slides.parquet", "README.md", "dataset.json"}
+    assert changed == {"slides.parquet", "README.md", "dataset.json", "report.html"}
     assert stfast.build(raw[1:], out, **SMALL).dropped == ["b"]
     assert not (out / "slides/b.zarr").exists()
     assert stfast.build(raw, out, **SMALL).staged == []

@@ -49,7 +49,7 @@ def test_times_and_hosts_are_in_one_file(built):
         assert line["seconds"] >= 0
         assert line["peak_bytes"] > 1 << 20
     (slide, *_) = [line for line in lines if "slide" in line]
-    assert list(slide["steps"]) == ["read", "tiles", "genes", "store"]
+    assert list(slide["steps"]) == ["read", "check", "tiles", "genes", "store"]
     assert {line["workers"] for line in lines if "slide" in line} == {1}
 
 
@@ -130,7 +130,7 @@ def test_progress_is_told_of_the_whole_and_of_each_slide(raw, built, tmp_path, w
     assert [e for e in told if e[:2] == ("", "slides")] == [("", "slides", n, 3) for n in range(4)]
     for slide in raw["slide"]:
         steps = list(dict.fromkeys(e[1] for e in told if e[0] == slide))
-        assert steps == ["read", "tiles", "genes", "store", "done"]
+        assert steps == ["read", "check", "tiles", "genes", "store", "done"]
         n = spots[slide]
         assert ("tiles", n, n) in {e[1:] for e in told if e[0] == slide}
     n = sum(spots.values())

@@ -37,7 +37,8 @@ WORDS = {
     "images": FULL - {"bench"},  # tiles are what is cut from images, and measured
     "tiles": FULL,
     "hvg": FULL,
-    "alignment": PYTHON_ONLY,
+    "alignment": {"test", "docs"},  # its time is the reduced picture's
+    "annotations": {"test", "docs"},  # one small file a slide, joined by polars and shapely
     "manifest": {"test", "docs"},  # it reads one small table
     "dataset": {"test", "docs"},  # its tiles are read, and measured, by the loader
     "loader": FULL,

@@ -14,8 +14,8 @@ from stfast import FormatError, involve_cancer, read_manifest, read_stimage_meta
 from stfast.dataset._plan import slides_of
 
 COLUMNS = [
-    *("slide", "path", "technology", "image", "species", "tissue", "patient", "pmid", "title"),
-    *("abstract", "keywords", "annotation", "mpp", "license", "source_url", "consent"),
+    *("slide", "path", "sample", "technology", "image", "species", "tissue", "patient", "pmid"),
+    *("title", "abstract", "keywords", "annotation", "mpp", "license", "source_url", "consent"),
 ]
 TERMS = {"license": "CC0", "source_url": "https://example.org", "consent": "yes"}
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
+    from stfast.alignment import Alignment, check_alignment
+    from stfast.annotations import Labels, labels_of
     from stfast.bins import Bins, Labelled, aggregate_bins
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.dataset import Dataset
@@ -24,7 +26,14 @@ if TYPE_CHECKING:
     )
     from stfast.images import SlideImage, open_image
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
-    from stfast.manifest import Manifest, involve_cancer, read_manifest
+    from stfast.manifest import (
+        Draft,
+        Manifest,
+        clean_terms,
+        draft_manifest,
+        involve_cancer,
+        read_manifest,
+    )
     from stfast.readers import (
         read,
         read_10x,
@@ -39,14 +48,17 @@ if TYPE_CHECKING:
     from stfast.tiles._write import write_tiles
 
 __all__ = [
+    "Alignment",
     "ArraySource",
     "Augment",
     "Batch",
     "Bins",
     "Dataset",
+    "Draft",
     "FormatError",
     "GeneMoments",
     "Labelled",
+    "Labels",
     "Manifest",
     "SlideImage",
     "TileLoader",
@@ -54,12 +66,16 @@ __all__ = [
     "__version__",
     "aggregate_bins",
     "build",
+    "check_alignment",
+    "clean_terms",
+    "draft_manifest",
     "extract_tiles",
     "gene_moments",
     "highly_variable_genes",
     "hvg_overlap",
     "hvg_rank_combined",
     "involve_cancer",
+    "labels_of",
     "open_image",
     "read",
     "read_10x",
@@ -79,25 +95,32 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alignment": "alignment",
     "ArraySource": "loader",
     "Augment": "loader",
     "Batch": "loader",
     "Bins": "bins",
     "Dataset": "dataset",
+    "Draft": "manifest",
     "GeneMoments": "hvg",
     "Labelled": "bins",
+    "Labels": "annotations",
     "Manifest": "manifest",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
     "aggregate_bins": "bins",
     "build": "dataset._build",
+    "check_alignment": "alignment",
+    "clean_terms": "manifest",
+    "draft_manifest": "manifest",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
     "highly_variable_genes": "hvg",
     "hvg_overlap": "hvg",
     "hvg_rank_combined": "hvg",
     "involve_cancer": "manifest",
+    "labels_of": "annotations",
     "open_image": "images",
     "read": "readers",
     "read_10x": "readers",

@@ -11,10 +11,22 @@ from typing import Annotated, NoReturn
 import typer
 
 import stfast
-from stfast.cli import bins, build, convert, demo, hvg, info, tiles
+from stfast.cli import bins, build, check, convert, demo, hvg, info, manifest, tiles
 from stfast.cli._app import app
 
-__all__ = ["app", "bins", "build", "convert", "demo", "hvg", "info", "main", "tiles"]
+__all__ = [
+    "app",
+    "bins",
+    "build",
+    "check",
+    "convert",
+    "demo",
+    "hvg",
+    "info",
+    "main",
+    "manifest",
+    "tiles",
+]
 
 _EXPECTED = (
     OSError,

@@ -38,6 +38,7 @@ def build(
     tiles: Annotated[str, typer.Option(help="jpeg, png or raw.")] = "jpeg",
     quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
     seed: Annotated[int, typer.Option(help="Of the order of spots.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave out misplaced slides.")] = False,
     shard_bytes: Annotated[int, typer.Option(help="Bytes of a tar of tiles.")] = 1 << 28,
     memory: Memory = None,
     shard: Shard = None,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import polars as pl
 
 from stfast._warn import warn
-from stfast.dataset import _journal, _merge, _need, _pool, _task
+from stfast.dataset import _checks, _journal, _merge, _need, _pool, _stage, _task
 from stfast.dataset._journal import Progress, Steps
 from stfast.dataset._lock import locked, merge_lock, part_lock
 from stfast.dataset._plan import Plan, Rows, prepare
@@ -66,6 +66,7 @@ def build(
     quality: int = 95,
     seed: int = 0,
     shard_bytes: int = 1 << 28,
+    strict: bool = False,
     memory: int | str | None = None,
     shard: str | None = None,
     merge: bool = False,
@@ -104,6 +105,9 @@ def build(
         Of the order of spots in the shards.
     shard_bytes
         Bytes after which a new shard begins.
+    strict
+        Leave out slides whose spots do not lie where the picture shows them, as failed; see
+        :func:`check_alignment`. Otherwise they are marked in ``slides.parquet`` and the report.
     memory
         Bytes that slides staged side by side may take together by estimate, such as
         ``"16G"``; a slide that needs more is staged alone. ``None``: four fifths of what
@@ -142,22 +146,21 @@ def build(
         The table lacks columns, names a slide twice or by what is no file name, or an
         argument does not fit.
     """
+    settings: dict[str, Any] = {"bin_size": bin_size, "size": size, "span_um": span_um}
+    settings |= {"tiles": tiles, "quality": quality}
     plan = prepare(
         manifest,
         out,
-        bin_size=bin_size,
-        size=size,
-        span_um=span_um,
         hvg=hvg,
-        tiles=tiles,
-        quality=quality,
         seed=seed,
         shard_bytes=shard_bytes,
+        strict=strict,
         memory=memory,
         shard=shard,
         merge=merge,
         dask=dask,
         workers=workers,
+        **settings,
     )
     report = run(plan, progress)
     for slide, texts in report.warnings.items():
@@ -218,6 +221,18 @@ def _stage_some(
     _pool.run(needs, workers=plan.threads, memory=plan.memory, progress=progress, tell=tell)
 
 
+def _misplaced(plan: Plan, failed: dict[str, str]) -> dict[str, str]:
+    """Why slides that are staged are left out if the build is strict."""
+    found: dict[str, str] = {}
+    for slide in plan.table["slide"]:
+        folder = _stage.folder(plan.root, slide)
+        try:
+            _checks.refuse_misplaced(_stage.staged(plan.root, slide), folder)
+        except ValueError as error:
+            found[slide] = _task.told(error)
+    return {slide: said for slide, said in found.items() if slide not in failed}
+
+
 def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> BuildReport:
     """Make the dataset of all slides that are staged."""
     failed = dict(report.failed)
@@ -226,6 +241,8 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
         for row in todo:
             slide = row["slide"]
             failed[slide] = _task.fault_of(plan.root, slide) or _NOT_STAGED
+    if plan.strict:
+        failed |= _misplaced(plan, failed)
     good = plan.table.filter(~pl.col("slide").is_in(list(failed)))
     known = {path.name for path in (plan.root / "staging").iterdir()}
     dropped = sorted(known - set(plan.table["slide"]))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _core
-from stfast.dataset import _card, _croissant, _hvg, _layout, _stage
+from stfast.dataset import _card, _checks, _croissant, _hvg, _layout, _report, _stage
 from stfast.dataset._journal import Steps
 from stfast.dataset._lock import locked, slide_lock
 from stfast.dataset._plan import Plan
@@ -36,7 +36,7 @@ _STRETCH = 1 << 20
 """Counts that are put in their places at a time."""
 _PARTS = (
     *("tiles", "genes", _layout.INDEX, _layout.SLIDE_TABLE, _layout.CARD),
-    _layout.DESCRIPTION,
+    *(_report.PICTURES, _report.PAGE, _layout.DESCRIPTION),
 )
 _log = logging.getLogger("stfast")
 
@@ -77,6 +77,7 @@ def merge(plan: Plan, table: pl.DataFrame, steps: Steps) -> tuple[int, bool]:
     told_of = _slide_table(table, slides)
     told_of.write_parquet(part / _layout.SLIDE_TABLE)
     _describe(part, root.name, asked | {"n_spots": index.height}, index=index, slides=told_of)
+    _write_report(root, part, slides)
     for name, told in slides.items():
         if _staged(root, name)["fingerprint"] != told["fingerprint"]:
             raise BlockingIOError(11, "expected no slide staged anew meanwhile, got one", name)
@@ -342,7 +343,19 @@ def _counts_of(
         first = last
 
 
+def _write_report(root: Path, part: Path, slides: Slides) -> None:
+    (part / _report.PICTURES).mkdir()
+    for slide in slides:
+        path = _stage.folder(root, slide) / _checks.PICTURE
+        if path.exists():
+            shutil.copyfile(path, _report.picture(part, slide))
+    _report.write_report(part)
+
+
 def _slide_table(table: pl.DataFrame, slides: Slides) -> pl.DataFrame:
     facts = ("fingerprint", "n_spots", "n_genes", "width", "height", "span", "r")
     told = [{"slide": name} | {key: said[key] for key in facts} for name, said in slides.items()]
-    return table.join(pl.DataFrame(told), on="slide", how="left", maintain_order="left")
+    for row, said in zip(told, slides.values(), strict=True):
+        row |= {key: said.get(key) for key in _checks.FACTS}
+    found = pl.DataFrame(told, infer_schema_length=None)
+    return table.join(found, on="slide", how="left", maintain_order="left")

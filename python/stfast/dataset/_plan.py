@@ -35,6 +35,7 @@ class Plan:
     part: tuple[int, int] = (1, 1)
     merge: Literal["last", "only", "never"] = "last"
     dask: str | None = None
+    strict: bool = False
 
     @property
     def threads(self) -> int:
@@ -80,6 +81,7 @@ def prepare(
     merge: bool,
     dask: str | None,
     workers: int | None,
+    strict: bool = False,
     **settings: Any,
 ) -> Plan:
     """Check the arguments of :func:`build`; make its folder, or see that it is one of a build."""
@@ -100,6 +102,7 @@ def prepare(
         part=_part(shard),
         merge="only" if merge else "last" if shard is None else "never",
         dask=dask,
+        strict=strict,
     )
     _claim(plan.root)
     return plan

@@ -24,7 +24,7 @@ from scipy import sparse
 from stfast import _spatial
 from stfast._output import whole
 from stfast._warn import warn
-from stfast.dataset import _hvg, _layout
+from stfast.dataset import _checks, _hvg, _layout
 from stfast.dataset._journal import Steps
 from stfast.h5 import opened
 
@@ -70,6 +70,7 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
         "slide": row["slide"],
         "files": [_file(root, path) for root in inputs(row) for path in below(root)],
         "mpp": row.get("mpp"),
+        "sample": row.get("sample"),
         "settings": asdict(settings),
         "format_version": _layout.FORMAT_VERSION,
         "stfast": metadata.version("stfast"),
@@ -80,8 +81,10 @@ def fingerprint(row: dict[str, Any], settings: Settings) -> str:
 
 def inputs(row: dict[str, Any]) -> list[Path]:
     """Files and folders that a slide is made of."""
+    from stfast.readers.stimage import files_of
+
     named = (row.get(column) for column in ("path", "image", "annotation"))
-    found = [Path(path) for path in named if path]
+    found = [*(Path(path) for path in named if path), *files_of(Path(row["path"]))[1:]]
     return found if row.get("image") else [*found, *_pictures_named_by(found[0])]
 
 
@@ -150,7 +153,9 @@ def stage(
     begun.write_text(mark)
     steps.begin("read")
     adata = _read(row, settings, workers)
-    facts = _write(root, adata, row, settings, workers, steps=steps)
+    steps.begin("check")
+    checked = _checks.label(adata, row) | _checks.align(adata, target, workers)
+    facts = _write(root, adata, row, settings, workers, steps=steps) | checked
     text = json.dumps({"fingerprint": mark, **facts}, indent=1) + "\n"
     with whole(target / DONE) as partial:
         partial.write_text(text)
@@ -165,9 +170,7 @@ def _read(row: dict[str, Any], settings: Settings, workers: int) -> "AnnData":
     import stfast
 
     path = Path(row["path"])
-    if row.get("annotation"):
-        raise NotImplementedError(f"{row['annotation']}: annotations are not read yet")
-    options: dict[str, Any] = {"image": row["image"]} if row.get("image") else {}
+    options = {name: row[name] for name in ("image", "sample") if row.get(name)}
     adata = stfast.read(path, **options | _options(path, settings, workers))
     if not adata.n_obs:
         raise ValueError(f"{path}: expected spots, got none")
@@ -214,11 +217,12 @@ def _write(
     counts = _counts(adata)
     n_top = settings.n_top_genes
     genes = _write_genes(adata, counts, target, slide=row["slide"], n_top=n_top, workers=workers)
-    columns = {"r": diameter / 2, "label": None, "valid": pl.Series(report.valid)}
-    spots = _spots(row["slide"], adata, counts, _places(target)).with_columns(**columns)
-    schema = _layout.INDEX_SCHEMA
-    spots = spots.select(pl.col(name).cast(kind) for name, kind in schema.items())
-    spots.write_parquet(target / SPOTS)
+    spots = _spots(row["slide"], adata, counts, _places(target)).with_columns(
+        r=diameter / 2,
+        label=pl.Series(_checks.labels(adata, row), dtype=pl.String),
+        valid=pl.Series(report.valid),
+    )
+    _write_spots(spots, target / SPOTS)
     steps.begin("store")
     _write_store(adata, target / STORE)
     height, width = image.shape
@@ -232,6 +236,11 @@ def _write(
         "r": diameter / 2,
         **genes,
     }
+
+
+def _write_spots(spots: pl.DataFrame, path: Path) -> None:
+    kinds = _layout.INDEX_SCHEMA.items()
+    spots.select(pl.col(name).cast(kind) for name, kind in kinds).write_parquet(path)
 
 
 def _write_genes(

@@ -15,7 +15,7 @@ from anndata import AnnData
 from stfast._core import FormatError
 from stfast.h5 import read_h5ad
 from stfast.readers.st import is_st, read_st
-from stfast.readers.stimage import read_stimage, read_stimage_meta
+from stfast.readers.stimage import read_stimage, read_stimage_coord, read_stimage_meta
 from stfast.readers.tenx import read_10x
 from stfast.readers.visium import is_visium, read_visium
 from stfast.readers.visium_hd import is_visium_hd, read_visium_hd
@@ -45,8 +45,9 @@ def read(path: str | os.PathLike[str], **options: Any) -> AnnData:
     path
         Folder of a slide: Space Ranger's output for Visium HD (8 µm bins unless
         told otherwise) or Visium, as it is or as GEO has it, or a legacy Spatial
-        Transcriptomics folder with counts and a picture. Or a file: ``.h5ad``, or a 10x
-        matrix (``.h5``, ``.mtx``), which has no positions.
+        Transcriptomics folder with counts and a picture. Or a file: ``.h5ad``, a 10x
+        matrix (``.h5``, ``.mtx``), which has no positions, or one of STimage-1K4M's
+        ``coord/{slide}_coord.csv``, which stands for its slide.
     **options
         Passed on to :func:`read_visium_hd`, :func:`read_visium`, :func:`read_st` or
         :func:`read_10x`.
@@ -77,6 +78,8 @@ def read(path: str | os.PathLike[str], **options: Any) -> AnnData:
     suffixes = [suffix for suffix in path.suffixes[-2:] if suffix != ".gz"]
     if path.is_file() and suffixes[-1:] == [".h5ad"]:
         return _call(read_h5ad, path, options)
+    if path.is_file() and path.name.endswith("_coord.csv"):
+        return _call(read_stimage_coord, path, options)
     if path.is_file() and suffixes[-1:] in ([".h5"], [".mtx"]):
         return _call(read_10x, path, options)
     found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "a file"

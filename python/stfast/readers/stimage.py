@@ -30,6 +30,7 @@ from stfast.readers._tenx import narrowed
 from stfast.tiles import thumbnail
 
 TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
+_COORD_END = "_coord.csv"
 _COORD = ["yaxis", "xaxis", "r"]
 _NO_LABEL = {"", "undetermined", "Exclude", "NA", "nan", "None"}
 
@@ -88,6 +89,32 @@ def read_stimage(
     _attach_image(adata, folder, slide, float(coord["r"][0]), threads)
     _spatial.stamp(adata, "read_stimage", slide=slide, technology=folder.name)
     return adata
+
+
+def is_stimage(path: Path) -> bool:
+    """Whether a folder is a root of STimage-1K4M: with its table, or a technology's folder."""
+    if not path.is_dir():
+        return False
+    return any(path.glob("meta/meta_all_gene*.csv")) or any(
+        (path / name / "coord").is_dir() for name in TECHNOLOGIES
+    )
+
+
+def read_stimage_coord(
+    path: Path, *, workers: int | None = None, progress: Progress | None = None
+) -> AnnData:
+    """Read the slide that a file of coordinates is of."""
+    slide = path.name.removesuffix(_COORD_END)
+    return read_stimage(path.absolute().parents[1], slide, workers=workers, progress=progress)
+
+
+def files_of(coord: Path) -> list[Path]:
+    """All files of the slide that a file of coordinates is of; none for any other path."""
+    if not coord.name.endswith(_COORD_END):
+        return []
+    slide, folder = coord.name.removesuffix(_COORD_END), coord.absolute().parents[1]
+    counts = _first(folder / "gene_exp", f"{slide}_count.csv")
+    return [coord, *([counts] if counts else []), *_pictures(folder, slide)]
 
 
 def read_stimage_meta(path: str | os.PathLike[str]) -> pl.DataFrame:
@@ -265,12 +292,15 @@ def _annotate(adata: AnnData, folder: Path, slide: str) -> None:
         return
 
 
+def _pictures(folder: Path, slide: str) -> list[Path]:
+    return sorted(p for p in (folder / "image").glob("*") if p.stem == slide and p.is_file())
+
+
 def _attach_image(adata: AnnData, folder: Path, slide: str, r: float, threads: int) -> None:
     factors: dict[str, Any] = {"spot_diameter_fullres": 2 * r, "fiducial_diameter_fullres": 2 * r}
     images, metadata = {}, {}
-    names = [p for p in (folder / "image").glob("*") if p.stem == slide and p.is_file()]
-    if names:
-        image = open_image(sorted(names)[0])
+    if pictures := _pictures(folder, slide):
+        image = open_image(pictures[0])
         for kind, side in (("hires", 2000), ("lowres", 600)):
             images[kind], factors[f"tissue_{kind}_scalef"] = thumbnail(image, side, workers=threads)
         metadata = {"source_image": "full", "source_image_path": str(image.path)}

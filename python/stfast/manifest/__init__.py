@@ -21,14 +21,27 @@ from numpy.typing import NDArray
 
 from stfast._core import FormatError
 from stfast._warn import warn
+from stfast.manifest._draft import Draft, draft_manifest
+from stfast.manifest._terms import clean_terms
 from stfast.readers._library import read_bytes
 from stfast.readers.stimage import TECHNOLOGIES
 
+__all__ = [
+    "COLUMNS",
+    "PATHS",
+    "Draft",
+    "Manifest",
+    "clean_terms",
+    "draft_manifest",
+    "involve_cancer",
+    "read_manifest",
+]
+
 _REQUIRED = ("slide", "path")
-_PATHS = ("path", "image", "annotation")
+PATHS = ("path", "image", "annotation")
 _TERMS = ("license", "source_url", "consent")
-_COLUMNS = (
-    *("slide", "path", "technology", "image", "species", "tissue", "patient", "pmid"),
+COLUMNS = (
+    *("slide", "path", "sample", "technology", "image", "species", "tissue", "patient", "pmid"),
     *("title", "abstract", "keywords", "annotation", "mpp", *_TERMS),
 )
 
@@ -51,11 +64,11 @@ class Manifest:
     path
         The file that was read.
     table
-        A row a slide, in the file's order: ``slide``, ``path``, ``technology``, ``image``,
-        ``species``, ``tissue``, ``patient``, ``pmid``, ``title``, ``abstract``, ``keywords``,
-        ``annotation``, ``mpp`` (µm per pixel, float64), ``license``, ``source_url`` and
-        ``consent``; all but ``mpp`` are texts, and what the file does not say is null.
-        ``path``, ``image`` and ``annotation`` are absolute.
+        A row a slide, in the file's order: ``slide``, ``path``, ``sample``, ``technology``,
+        ``image``, ``species``, ``tissue``, ``patient``, ``pmid``, ``title``, ``abstract``,
+        ``keywords``, ``annotation``, ``mpp`` (µm per pixel, float64), ``license``,
+        ``source_url`` and ``consent``; all but ``mpp`` are texts, and what the file does not
+        say is null. ``path``, ``image`` and ``annotation`` are absolute.
     """
 
     path: Path
@@ -106,8 +119,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise ValueError("\n  ".join([f"{path}: {count}", *problems]))
-    table = rows.select(_COLUMNS).with_columns(pl.col("mpp").cast(pl.Float64))
-    _warn(path, table, [name for name in raw.columns if name not in _COLUMNS])
+    table = rows.select(COLUMNS).with_columns(pl.col("mpp").cast(pl.Float64))
+    _warn(path, table, [name for name in raw.columns if name not in COLUMNS])
     return Manifest(path, table)
 
 
@@ -127,7 +140,7 @@ def _read(path: Path) -> pl.DataFrame:
 def _known(path: Path, raw: pl.DataFrame) -> pl.DataFrame:
     """Return all columns as texts, with absolute paths and the row's number; no blank rows."""
     filled = raw.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    here = [name for name in _COLUMNS if name in raw.columns]
+    here = [name for name in COLUMNS if name in raw.columns]
     try:
         texts = raw.select(pl.col(here).cast(pl.String))
     except pl.exceptions.PolarsError as error:
@@ -135,12 +148,12 @@ def _known(path: Path, raw: pl.DataFrame) -> pl.DataFrame:
     texts = texts.with_columns(
         pl.when(pl.col(here).str.strip_chars() != "").then(pl.col(here)).name.keep()
     )
-    absent = [pl.lit(None, pl.String).alias(name) for name in _COLUMNS if name not in here]
+    absent = [pl.lit(None, pl.String).alias(name) for name in COLUMNS if name not in here]
     rows = raw.select(pl.int_range(1, pl.len() + 1).alias("row")).hstack(texts).filter(filled)
     folder = path.absolute().parent
     absolute = [
         pl.Series(name, [cell and str(folder / cell) for cell in rows[name]], pl.String)
-        for name in _PATHS
+        for name in PATHS
         if name in here
     ]
     return rows.with_columns(*absent, *absolute)
@@ -174,7 +187,7 @@ def _row_problems(
             yield f"slide: expected a name of its own, got that of row {first}"
     if row["technology"] not in (None, *TECHNOLOGIES):
         yield f"technology: expected one of {TECHNOLOGIES}, got {row['technology']!r}"
-    found = {name: _stat(row[name]) for name in _PATHS if row[name] is not None}
+    found = {name: _stat(row[name]) for name in PATHS if row[name] is not None}
     for name, status in found.items():
         what = "a file or folder" if name == "path" else "a file"
         if status is None:

@@ -1,0 +1,191 @@
+"""Tables of labels as studies publish them, made into one shape.
+
+With a header or without, labels in a column or a column a label, spots down or across, one
+slide or a whole study.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+from numpy.typing import NDArray
+
+from stfast._core import FormatError
+from stfast.annotations._names import look_like_spots
+
+_SPOTS = {"", "spot", "spots", "spot_id", "spotid", "barcode", "barcodes", "cell", "cell_id"}
+_SPOTS |= {"index", "id", "row.names", "unnamed: 0", "__index_level_0__"}
+_SLIDES = {"slide", "slide_id", "sample", "sample_id", "sample_name", "section", "library_id"}
+_LABELS = {"v2", "label", "labels", "annotation", "annotations", "layer", "region"}
+_YES, _NO = ["1", "1.0", "true"], ["0", "0.0", "false"]
+_PLACES = (
+    ("xaxis", "yaxis"),
+    ("pixel_x", "pixel_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("imagecol", "imagerow"),
+    ("x", "y"),
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A slide's rows of a table: what they name, or where they lie, and their labels.
+
+    ``spot`` is without the slide's name; ``xy`` (n, 2) in pixels; either may be None.
+    """
+
+    spot: pl.Series | None
+    xy: NDArray[np.float64] | None
+    label: pl.Series
+
+    def names(self) -> pl.Series:
+        """What to call each row: its spot's name, else its number below the header."""
+        if self.spot is not None:
+            return self.spot.fill_null("")
+        return pl.select(pl.int_range(1, len(self.label) + 1).cast(pl.String)).to_series()
+
+
+def read_rows(
+    path: Path, content: bytes, slide: str, column: str | None, spots: "pd.Index[str]"
+) -> Rows:
+    """The rows of one slide."""
+    table = _read(path, content)
+    names = {name: name.strip().casefold() for name in table.columns}
+    spot = next((name for name, plain in names.items() if plain in _SPOTS), None)
+    if spot is None and _names_spots(table.to_series(0), slide, spots):
+        spot = table.columns[0]
+    place = next((pair for pair in _PLACES if set(pair) <= set(names.values())), None)
+    if spot is None and place is None:
+        raise ValueError(
+            f"{path}: expected a column of spots, such as 'barcode', or of coordinates, such "
+            f"as 'x' and 'y', got {table.columns[:8]}"
+        )
+    of_slide = _slide_column(table, slide, spot)
+    table, spot_names = _of_slide(path, table, slide, spot, of_slide)
+    used = {spot, of_slide, *(name for name, plain in names.items() if plain in (place or ()))}
+    label = _label(path, table, column, [name for name in names if name not in used])
+    xy = None
+    if place is not None:
+        columns = [next(n for n, plain in names.items() if plain == axis) for axis in place]
+        xy = table.select(pl.col(columns).cast(pl.Float64, strict=False)).to_numpy()
+    return Rows(spot_names, xy, label)
+
+
+def _read(path: Path, content: bytes) -> pl.DataFrame:
+    """The table as texts, a row a spot."""
+    try:
+        if content.startswith(b"PAR1"):
+            return pl.read_parquet(io.BytesIO(content)).cast(pl.String)
+        separator, first, second = _heading(content)
+        if len(second) == len(first) + 1:  # R's write.table gives no name to row names
+            content = separator.encode() + content.removeprefix(b"\xef\xbb\xbf")
+            first = ["", *first]
+        bare = bool(first) and look_like_spots(pl.Series(first[:1], dtype=pl.String))[0]
+        table = pl.read_csv(
+            io.BytesIO(content), separator=separator, infer_schema_length=0, has_header=not bare
+        )
+        table = _upright(table)
+    except pl.exceptions.PolarsError as error:
+        raise FormatError(f"{path}: expected a table of labels, got {error}") from error
+    if table.width < 2 or not table.height:
+        raise FormatError(
+            f"{path}: expected spots and labels, got {table.height} rows of columns {table.columns}"
+        )
+    return table
+
+
+def _upright(table: pl.DataFrame) -> pl.DataFrame:
+    """The table turned, if its columns are spots."""
+    across = pl.Series(table.columns[1:], dtype=pl.String)
+    if look_like_spots(across).sum() * 2 <= len(across):
+        return table
+    return table.transpose(include_header=True, header_name="spot", column_names=table.columns[0])
+
+
+def _heading(content: bytes) -> tuple[str, list[str], list[str]]:
+    """What separates cells, and the cells of the first two lines."""
+    lines = [*content[: 1 << 20].decode("utf-8-sig", "replace").splitlines()[:2], "", ""][:2]
+
+    def cells(separator: str) -> list[list[str]]:
+        return [next(csv.reader([line], delimiter=separator), []) for line in lines]
+
+    separator = max("\t;,", key=lambda mark: sum(map(len, cells(mark))))
+    first, second = cells(separator)
+    return separator, first, second
+
+
+def _names_spots(cells: pl.Series, slide: str, spots: "pd.Index[str]") -> bool:
+    named = cells.str.starts_with(f"{slide}_") | cells.is_in(spots.astype(str).tolist())
+    return bool((named | look_like_spots(cells)).any())
+
+
+def _slide_column(table: pl.DataFrame, slide: str, spot: str | None) -> str | None:
+    """The column that says of which slide a row is; one that is named so, or holds its name."""
+    rest = [name for name in table.columns if name != spot]
+    named = [name for name in rest if name.strip().casefold() in _SLIDES]
+    holding = [name for name in rest if (table[name] == slide).any()]
+    return next(iter([n for n in named if n in holding] + named + holding), None)
+
+
+def _of_slide(
+    path: Path, table: pl.DataFrame, slide: str, spot: str | None, of_slide: str | None
+) -> tuple[pl.DataFrame, pl.Series | None]:
+    """The slide's rows, and their spots without its name."""
+    if of_slide is not None:
+        known = table[of_slide].unique().drop_nulls().sort()
+        table = table.filter(pl.col(of_slide) == slide)
+        if not table.height:
+            found = known[:8].to_list()
+            raise FormatError(
+                f"{path}: expected rows of slide {slide!r} in {of_slide!r}, got {found}; "
+                "say which by slide="
+            )
+    if spot is None:
+        return table, None
+    ours = table[spot].str.starts_with(f"{slide}_").fill_null(value=False)
+    if ours.any():
+        table = table.filter(ours)
+    return table, table[spot].str.strip_prefix(f"{slide}_").str.strip_chars()
+
+
+def _label(path: Path, table: pl.DataFrame, column: str | None, rest: list[str]) -> pl.Series:
+    """The labels: the column that is asked for, that has their name, or what is left."""
+    if column is not None:
+        if column not in table.columns:
+            raise ValueError(f"{path}: expected a column {column!r}, got {table.columns}")
+        return table[column]
+    for wanted in (["v2"], _LABELS):
+        named = [name for name in rest if name.strip().casefold() in wanted]
+        if len(named) == 1:
+            return table[named[0]]
+    if len(rest) > 1 and _is_one_hot(table.select(rest)):
+        return _from_one_hot(path, table.select(rest))
+    if len(rest) != 1:
+        raise ValueError(
+            f"{path}: expected one column of labels, or several of 0 and 1, got {rest}; "
+            "say which by column="
+        )
+    return table[rest[0]]
+
+
+def _is_one_hot(table: pl.DataFrame) -> bool:
+    plain = pl.all().str.strip_chars().str.to_lowercase().fill_null("")
+    return all(table.select(plain.is_in(["", *_YES, *_NO]).all()).row(0))
+
+
+def _from_one_hot(path: Path, table: pl.DataFrame) -> pl.Series:
+    """The name of the column with 1; null where there is none."""
+    plain = pl.all().str.strip_chars().str.to_lowercase().fill_null("")
+    ones = table.select(plain.is_in(_YES)).to_numpy()
+    several = int((ones.sum(axis=1) > 1).sum())
+    if several:
+        raise ValueError(
+            f"{path}: expected at most one 1 a row, got several in {several} of {len(ones)} rows"
+        )
+    label = np.array(table.columns, dtype=object)[ones.argmax(axis=1)]
+    label[~ones.any(axis=1)] = None
+    return pl.Series("label", label, dtype=pl.String)
