@@ -34,6 +34,7 @@ __all__ = [
     "read_mtx",
     "read_table",
     "read_tiles",
+    "resize_tiles",
     "sum_groups",
     "sum_stored",
     "tile_order",
@@ -313,6 +314,9 @@ def extract_tiles(
     progress: _Progress | None = None,
 ) -> _Told: ...
 def codec_rate(places: _Places, workers: int) -> float: ...
+def resize_tiles(
+    tiles: NDArray[np.uint8], filter: str, out: NDArray[np.uint8], workers: int
+) -> None: ...
 def tile_order(places: _Places, workers: int) -> NDArray[np.uint32]: ...
 def write_tiles(
     places: _Places,

@@ -11,10 +11,22 @@ from typing import Annotated, NoReturn
 import typer
 
 import stfast
-from stfast.cli import bins, build, convert, demo, hvg, info, tiles
+from stfast.cli import bins, build, convert, demo, hvg, info, probe, tiles, train
 from stfast.cli._app import app
 
-__all__ = ["app", "bins", "build", "convert", "demo", "hvg", "info", "main", "tiles"]
+__all__ = [
+    "app",
+    "bins",
+    "build",
+    "convert",
+    "demo",
+    "hvg",
+    "info",
+    "main",
+    "probe",
+    "tiles",
+    "train",
+]
 
 _EXPECTED = (
     OSError,

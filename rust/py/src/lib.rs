@@ -51,6 +51,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(text::read_table, module)?)?;
     module.add_function(wrap_pyfunction!(text::write_table, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
+    module.add_function(wrap_pyfunction!(tiles::resize_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::tile_order, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::write_tiles, module)?)?;
     Ok(())
