@@ -11,6 +11,7 @@ from stfast._core import FormatError, __version__
 
 if TYPE_CHECKING:
     from stfast.bins import Bins, Labelled, aggregate_bins
+    from stfast.cells import CellCounts, count_cells
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.dataset import Dataset
     from stfast.dataset._build import build
@@ -43,6 +44,7 @@ __all__ = [
     "Augment",
     "Batch",
     "Bins",
+    "CellCounts",
     "Dataset",
     "FormatError",
     "GeneMoments",
@@ -54,6 +56,7 @@ __all__ = [
     "__version__",
     "aggregate_bins",
     "build",
+    "count_cells",
     "extract_tiles",
     "gene_moments",
     "highly_variable_genes",
@@ -83,6 +86,7 @@ _HOMES = {
     "Augment": "loader",
     "Batch": "loader",
     "Bins": "bins",
+    "CellCounts": "cells",
     "Dataset": "dataset",
     "GeneMoments": "hvg",
     "Labelled": "bins",
@@ -92,6 +96,7 @@ _HOMES = {
     "TileReport": "tiles",
     "aggregate_bins": "bins",
     "build": "dataset._build",
+    "count_cells": "cells",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
     "highly_variable_genes": "hvg",

@@ -22,6 +22,7 @@ __all__ = [
     "assign_bins",
     "codec_rate",
     "copy_tiles",
+    "count_cells",
     "decode_tiles",
     "epoch_order",
     "extract_tiles",
@@ -314,6 +315,13 @@ def extract_tiles(
     progress: _Progress | None = None,
 ) -> _Told: ...
 def codec_rate(places: _Places, workers: int) -> float: ...
+def count_cells(
+    path: str | PathLike[str],
+    property: str,
+    spots: tuple[_Floats, _Floats],
+    by: str,
+    progress: _Progress | None = None,
+) -> tuple[list[str], _Floats, list[int]]: ...
 def resize_tiles(
     tiles: NDArray[np.uint8], filter: str, out: NDArray[np.uint8], workers: int
 ) -> None: ...

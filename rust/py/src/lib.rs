@@ -5,6 +5,7 @@
 
 mod arrays;
 mod bins;
+mod cells;
 mod dataset;
 mod door;
 mod error;
@@ -31,6 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bins::parse_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
+    module.add_function(wrap_pyfunction!(cells::count_cells, module)?)?;
     module.add_function(wrap_pyfunction!(dataset::copy_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(h5::read_chunks, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::add_counts, module)?)?;
