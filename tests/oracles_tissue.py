@@ -17,6 +17,7 @@ from stfast.dataset import _layout
 
 LAYERS = ("L1", "L2", "L3", "L4")
 N_GENES, PITCH, SPAN = 60, 30, 32
+"""Genes; pixels from spot to spot, and of a spot."""
 
 
 def layer_at(x, y, side, bend):
@@ -47,12 +48,12 @@ def paint(rng, side, bend):
     return image
 
 
-def raw_slide(folder, name, *, seed, side=480):
+def raw_slide(folder, name, *, seed, side=480, pitch=PITCH):
     """Write ``name.h5ad`` and ``name.png``; the path of the first."""
     rng = np.random.default_rng(seed)
     bend = rng.uniform(0, 6)
     paint(rng, side, bend).save(folder / f"{name}.png")
-    places = np.arange(SPAN / 2, side - SPAN / 2 + 1, PITCH)
+    places = np.arange(SPAN / 2, side - SPAN / 2 + 1, pitch)
     x, y = (grid.ravel() for grid in np.meshgrid(places, places))
     layer = layer_at(x, y, side, bend)
     mean = np.full((len(x), N_GENES), 0.4) * rng.uniform(0.5, 1.5, N_GENES)
@@ -71,12 +72,15 @@ def raw_slide(folder, name, *, seed, side=480):
     return folder / f"{name}.h5ad"
 
 
-def build_tissue(folder, n_slides=6, *, seed=0, size=32, side=480):
+def build_tissue(folder, n_slides=6, *, seed=0, size=32, side=480, pitch=PITCH):
     """A dataset built of generated slides, their layers as its labels."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
     names = [f"s{n}" for n in range(n_slides)]
-    paths = [raw_slide(raw, name, seed=100 * seed + n, side=side) for n, name in enumerate(names)]
+    paths = [
+        raw_slide(raw, name, seed=100 * seed + n, side=side, pitch=pitch)
+        for n, name in enumerate(names)
+    ]
     table = pl.DataFrame({"slide": names, "path": [str(path) for path in paths]})
     report = stfast.build(table, folder / "built", size=size, hvg="pearson:20", tiles="png")
     assert not report.failed, report.failed

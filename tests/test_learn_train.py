@@ -37,18 +37,18 @@ def dataset(tmp_path_factory):
     return build_tissue(tmp_path_factory.mktemp("tissue"), 3, side=300)
 
 
-def write_clip(folder, *, image_size=32, resize=32):
+def write_clip(folder, *, image_size=32, resize=32, width=16, dropout=0.1):
     """A tiny CLIP image tower as its users have it in a folder."""
     torch.manual_seed(3)
     config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=1,
         num_attention_heads=2,
         image_size=image_size,
         patch_size=8,
         projection_dim=24,
-        attention_dropout=0.1,
+        attention_dropout=dropout,
     )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
     crop = {"height": image_size, "width": image_size}
