@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stfast.images import SlideImage, open_image
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
     from stfast.manifest import Manifest, involve_cancer, read_manifest
+    from stfast.rasterize import Raster, rasterize
     from stfast.readers import (
         read,
         read_10x,
@@ -50,6 +51,7 @@ __all__ = [
     "GeneMoments",
     "Labelled",
     "Manifest",
+    "Raster",
     "SlideImage",
     "TileLoader",
     "TileReport",
@@ -64,6 +66,7 @@ __all__ = [
     "hvg_rank_combined",
     "involve_cancer",
     "open_image",
+    "rasterize",
     "read",
     "read_10x",
     "read_h5_dataset",
@@ -91,6 +94,7 @@ _HOMES = {
     "GeneMoments": "hvg",
     "Labelled": "bins",
     "Manifest": "manifest",
+    "Raster": "rasterize",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
@@ -104,6 +108,7 @@ _HOMES = {
     "hvg_rank_combined": "hvg",
     "involve_cancer": "manifest",
     "open_image": "images",
+    "rasterize": "rasterize",
     "read": "readers",
     "read_10x": "readers",
     "read_h5_dataset": "h5",
