@@ -80,11 +80,9 @@ class Raster:
         """
         places = xy.reshape(-1, 2)
         reach = self.span / 2 * (_SLACK * np.sqrt(2) if self.square else 1)
-        far, found = self._tree.query(
-            places,
-            distance_upper_bound=np.nextafter(reach, np.inf),
-            workers=_check.workers(workers),
-        )
+        threads, bound = _check.workers(workers), np.nextafter(reach, np.inf)
+        told: Any = self._tree.query(places, distance_upper_bound=bound, workers=threads)
+        far, found = told
         inside = np.isfinite(far)
         if self.square:
             off = np.abs(places[inside] - self._xy[found[inside]]).max(axis=1, initial=0)
