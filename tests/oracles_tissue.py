@@ -97,3 +97,25 @@ def label(root, paths):
     index = pl.read_parquet(root / _layout.INDEX)
     labels = [known[spot] for spot in index["spot"]]
     index.with_columns(pl.Series("label", labels)).write_parquet(root / _layout.INDEX)
+
+
+def write_clip(folder, *, image_size=32, resize=32, width=16, dropout=0.1):
+    """A tiny CLIP image tower as its users have it in a folder."""
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(3)
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=8,
+        projection_dim=24,
+        attention_dropout=dropout,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    crop = {"height": image_size, "width": image_size}
+    CLIPImageProcessorPil(size={"shortest_edge": resize}, crop_size=crop).save_pretrained(folder)
+    return folder

@@ -199,3 +199,33 @@ def test_pictures_are_drawn_where_the_slides_picture_is_gone(dataset, embedded, 
         moved.rename(picture)
     assert same_picture(path) > 10
     assert isinstance(stfast.Dataset(dataset.root), stfast.Dataset)
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_the_report_has_every_table_and_picture_in_one_file(dataset, tmp_path):
+    said = []
+    page = learn.write_report(
+        dataset,
+        tmp_path / "paper",
+        models={"tiny <1>": "test_learn_train:tiny"},
+        held=["s2", "s3"],
+        genes=["g00"],
+        device="cpu",
+        report=said.append,
+        epochs=1,
+        batch_size=64,
+    )
+    text = page.read_text()
+    assert text.count("<img") == 2 + 1 + 2 + 3  # losses, bars, t-SNE of two slides, a gene by model
+    assert text.count("data:image/png;base64,") == text.count("<img")
+    assert "http" not in text
+    assert "tiny &lt;1&gt;, overlap" in text
+    f1 = learn.probe_models(
+        dataset.filter(slide=["s2", "s3"]), {"a": tmp_path / "paper/tiny <1>.parquet"}
+    )["f1"][0]
+    assert f"<td>{f1:.3f}</td>" in text
+    assert "tiny <1>, hvg: training" in said
+    with pytest.raises(ValueError, match="held: expected some of"):
+        learn.write_report(dataset, tmp_path, models={}, held=["s9"])

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 import stfast
-from oracles_tissue import build_tissue
+from oracles_tissue import build_tissue, write_clip
 from stfast import learn
-from test_learn_train import write_clip
 
 TRAINED, HELD = ["s0", "s1", "s2", "s3"], ["s4", "s5"]
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil
 
 import stfast
 from oracles import at_any_workers, picture
 from oracles_learn import loss as plain_loss
-from oracles_tissue import build_tissue
+from oracles_tissue import build_tissue, write_clip
 from stfast import learn
 from stfast.learn.towers import of_timm
 
@@ -35,25 +35,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return build_tissue(tmp_path_factory.mktemp("tissue"), 3, side=300)
-
-
-def write_clip(folder, *, image_size=32, resize=32, width=16, dropout=0.1):
-    """A tiny CLIP image tower as its users have it in a folder."""
-    torch.manual_seed(3)
-    config = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=8,
-        projection_dim=24,
-        attention_dropout=dropout,
-    )
-    CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    crop = {"height": image_size, "width": image_size}
-    CLIPImageProcessorPil(size={"shortest_edge": resize}, crop_size=crop).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

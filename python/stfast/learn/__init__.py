@@ -19,6 +19,7 @@ from stfast.learn.model import ContrastiveModel, contrastive_loss, paper_optimiz
 from stfast.learn.plots import draw_clusters, draw_genes, draw_losses, draw_probes, draw_slides
 from stfast.learn.predict import GeneFit, predict_genes
 from stfast.learn.probe import Probe, linear_probe
+from stfast.learn.report import write_report
 from stfast.learn.scores import cluster_scores
 from stfast.learn.towers import Preprocess, Tower, open_tower, own, plain
 from stfast.learn.training import Training, train
@@ -57,4 +58,5 @@ __all__ = [
     "to_obsm",
     "train",
     "tsne",
+    "write_report",
 ]
