@@ -153,9 +153,11 @@ def test_the_first_loss_is_the_plain_one(dataset, clip, tmp_path):
     assert made.history["loss"][0] == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("genes", ["hvg", "counts"])
-def test_a_stopped_run_goes_on_to_the_same_bits(dataset, clip, tmp_path, genes):
-    options = FAST | {"model": clip, "genes": genes, "epochs": 3}
+@pytest.mark.parametrize(
+    ("genes", "augment"), [("hvg", stfast.Augment(brightness=0.2)), ("counts", None)]
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(dataset, clip, tmp_path, genes, augment):
+    options = FAST | {"model": clip, "genes": genes, "epochs": 3, "augment": augment}
     learn.train(dataset, tmp_path / "whole", **options)
 
     def stop(step):

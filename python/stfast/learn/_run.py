@@ -16,6 +16,7 @@ from stfast.learn import _checkpoint, _ranks
 from stfast.learn._genes import Columns, columns_of
 from stfast.learn.model import ContrastiveModel, contrastive_loss, paper_optimizer
 from stfast.learn.towers import Preprocess, Tower, open_tower
+from stfast.loader import Augment
 
 if TYPE_CHECKING:
     from stfast.dataset import Dataset
@@ -157,6 +158,7 @@ def _loader(
         genes=columns.asked,
         global_batch_size=settings["batch_size"],
         seed=settings["seed"],
+        augment=None if settings["augment"] is None else Augment(**settings["augment"]),
         device="cpu" if resizes else where[0],
         workers=where[1],
     )

@@ -7,7 +7,7 @@ a run that was stopped goes on to the same bits.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from stfast.tiles._windows import choice
 
 if TYPE_CHECKING:
     from stfast.dataset import Dataset
+    from stfast.loader import Augment
 
 Precision = Literal["fp32", "bf16"]
 
@@ -70,6 +71,7 @@ def train(
     weight_decay: float = 0.2,
     size: int = 32,
     precision: Precision = "fp32",
+    augment: "Augment | None" = None,
     seed: int = 0,
     save_every: int | None = None,
     device: torch.device | str | None = None,
@@ -104,6 +106,9 @@ def train(
     precision
         ``"fp32"``, the paper's, or ``"bf16"``: autocast of the towers; the loss stays
         in fp32.
+    augment
+        What tiles undergo, as in :class:`stfast.TileLoader`; ``None``: nothing, the
+        paper's.
     seed
         Of weights, order and dropout.
     save_every
@@ -137,6 +142,7 @@ def train(
     choice(precision, Precision, "precision")
     epochs = _check.at_least_one(epochs, "epochs")
     settings: dict[str, Any] = {"genes": genes, "precision": precision, "seed": seed}
+    settings["augment"] = None if augment is None else asdict(augment)
     settings |= {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "size": size}
     place = _ranks.device_of(device)
     with _ranks.group(place) as (rank, world), torch.random.fork_rng(_cuda(place)):
