@@ -43,7 +43,7 @@ WORDS = {
     "loader": FULL,
     "cells": FULL,
     "rasterize": {"test", "docs"},  # its time is the KD-tree's
-    "learn": {"test", "docs"},  # its time is torch's and scikit-learn's until it trains
+    "learn": {"test", "docs"},  # its time is torch's and scikit-learn's
     "synthetic": {"test"},
     "demo": {"test"},
     "cli": {"test"},

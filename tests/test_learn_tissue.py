@@ -16,7 +16,7 @@ import stfast
 from oracles_tissue import build_tissue, write_clip
 from stfast import learn
 
-TRAINED, HELD = ["s0", "s1", "s2", "s3"], ["s4", "s5"]
+TRAINED, HELD = ["s0", "s1", "s2"], ["s3", "s4", "s5"]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,8 @@ def judged(dataset, folder, start, **options):
     learn.train(dataset.filter(slide=TRAINED), folder / "run", model=start, device="cpu", **options)
     learn.embed(held, folder / "tuned.parquet", model=folder / "run", layer="joint", device="cpu")
     files = {name: folder / f"{name}.parquet" for name in ("start", "tuned")}
-    f1 = learn.probe_models(held, files)["f1"].to_list()
+    probes = learn.probe_models(held, files).filter(split="slide")
+    f1 = probes["f1"].to_list()
     scores = learn.cluster_models(held, files).group_by("model", maintain_order=True)
     silhouette = scores.agg(pl.col("silhouette").mean())["silhouette"].to_list()
     return np.array([f1, silhouette])
@@ -85,7 +86,7 @@ def test_efficientnet_learns_layers_of_other_slides(tmp_path, seed):
     dataset = build_tissue(tmp_path, seed=seed, side=360, pitch=18)
     start = "test_learn_tissue:lite"
     before, after = judged(
-        dataset, tmp_path, start, epochs=6, seed=seed, augment=stfast.Augment(), **SHORT
+        dataset, tmp_path, start, epochs=5, seed=seed, augment=stfast.Augment(), **SHORT
     ).T
     assert after[0] > before[0] + 0.02
     assert after[1] > before[1] + 0.04

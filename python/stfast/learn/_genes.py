@@ -50,7 +50,8 @@ def columns_of(
 ) -> Columns:
     """The gene tower's inputs for the spots of a dataset or of a view of one."""
     if kind == "hvg":
-        return Columns(kind, dataset._hvg_names(dataset.hvg.shape[1]))
+        matrix = np.load(dataset.root / _layout.HVG, mmap_mode="r")
+        return Columns(kind, dataset._hvg_names(matrix.shape[1]))
     if kind == "counts":
         totals = dataset.index["n_counts"].to_numpy()
         return Columns(kind, dataset.genes, target=median_total(totals))
