@@ -88,8 +88,8 @@ def test_efficientnet_learns_layers_of_other_slides(tmp_path, seed):
     before, after = judged(
         dataset, tmp_path, start, epochs=5, seed=seed, augment=stfast.Augment(), **SHORT
     ).T
-    assert after[0] > before[0] + 0.02
-    assert after[1] > before[1] + 0.04
+    assert after[0] > before[0] + 0.03
+    assert after[1] > before[1] + 0.05
 
 
 @pytest.mark.slow

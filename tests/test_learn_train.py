@@ -106,6 +106,16 @@ def test_weights_that_cannot_be_had_are_told_with_the_way_out(dataset, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_hub_out_of_reach_is_told_at_once():
+    code = "from stfast import learn; learn.open_tower('openai/clip-vit-base-patch32')"
+    env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    env |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert "give the path of a folder" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["no.module:tower", "os:nothing", "os:getcwd"])
 def test_functions_that_give_no_tower_are_told(name):
     with pytest.raises(ValueError, match="expected"):

@@ -8,6 +8,9 @@ to round differently, and a tile of the right size costs one look-up a byte.
 
 import importlib
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,9 +183,11 @@ def rebuild(recipe: dict[str, Any], preprocess: Preprocess) -> Tower:
 def _clip(name: str) -> Tower:
     from transformers import CLIPVisionModelWithProjection
 
+    # Where the hub is out of reach its client would try for a minute.
+    here = not Path(name).is_dir() and not _hub_answers()
     try:
-        module: Any = CLIPVisionModelWithProjection.from_pretrained(name)
-        preprocess = _of_processor(name)
+        module: Any = CLIPVisionModelWithProjection.from_pretrained(name, local_files_only=here)
+        preprocess = _of_processor(name, local=here)
     except (OSError, ValueError) as error:
         raise _missing(name, error) from error
     keys = (
@@ -195,18 +200,34 @@ def _clip(name: str) -> Tower:
     return Tower(module, width, preprocess, {"kind": "clip", "width": width, "config": config})
 
 
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; behind a proxy only asking would tell."""
+    hub: Any = importlib.import_module("huggingface_hub.constants")
+    place = urllib.parse.urlsplit(hub.ENDPOINT)
+    if urllib.request.getproxies():
+        return True
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def _missing(name: str, error: Exception) -> FileNotFoundError:
     told = str(error).strip().splitlines() or [type(error).__name__]
     return FileNotFoundError(f"{name}: expected a model's weights, got none: {_LOCAL} ({told[0]})")
 
 
-def _of_processor(name: str) -> Preprocess:
+def _of_processor(name: str, *, local: bool) -> Preprocess:
     """What the model's own image processor does, its table filled by itself."""
     import transformers
 
     # Before transformers 5 the plain one is Pillow's.
     pillow = getattr(transformers, "CLIPImageProcessorPil", None)
-    processor: Any = (pillow or transformers.CLIPImageProcessor).from_pretrained(name)
+    processor: Any = (pillow or transformers.CLIPImageProcessor).from_pretrained(
+        name, local_files_only=local
+    )
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     tile = Image.fromarray(np.stack([grey] * 3, axis=-1))
     made = processor(tile, do_resize=False, do_center_crop=False, return_tensors="np")
