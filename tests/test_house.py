@@ -42,7 +42,7 @@ WORDS = {
     "dataset": {"test", "docs"},  # its tiles are read, and measured, by the loader
     "loader": FULL,
     "cells": FULL,
-    "rasterize": {"test", "docs"},  # its time is the KD-tree's
+    "rasters": {"test", "docs"},  # its time is the KD-tree's
     "learn": {"test", "docs"},  # its time is torch's and scikit-learn's
     "synthetic": {"test"},
     "demo": {"test"},

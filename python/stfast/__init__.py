@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stfast.images import SlideImage, open_image
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
     from stfast.manifest import Manifest, involve_cancer, read_manifest
-    from stfast.rasterize import Raster, rasterize
+    from stfast.rasters import Raster, rasterize
     from stfast.readers import (
         read,
         read_10x,
@@ -94,7 +94,7 @@ _HOMES = {
     "GeneMoments": "hvg",
     "Labelled": "bins",
     "Manifest": "manifest",
-    "Raster": "rasterize",
+    "Raster": "rasters",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
@@ -108,7 +108,7 @@ _HOMES = {
     "hvg_rank_combined": "hvg",
     "involve_cancer": "manifest",
     "open_image": "images",
-    "rasterize": "rasterize",
+    "rasterize": "rasters",
     "read": "readers",
     "read_10x": "readers",
     "read_h5_dataset": "h5",

@@ -12,7 +12,7 @@ from stfast.loader._batch import Batch
 
 if TYPE_CHECKING:
     from stfast.loader import TileLoader
-    from stfast.rasterize import Raster
+    from stfast.rasters import Raster
 
 
 class GeneChannels(IterableDataset[tuple[Batch, torch.Tensor]]):

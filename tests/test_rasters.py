@@ -1,5 +1,8 @@
 """rasterize against a plain look at every pixel and spot, and its windows against tiles."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -138,3 +141,8 @@ def test_rasters_of_other_slides_or_genes_are_refused(spotted):
     loader = stfast.TileLoader(spotted, device="cpu")
     with pytest.raises(ValueError, match="expected one of each slide, got none of 's3'"):
         GeneChannels(loader, {})
+
+
+def test_the_function_is_what_its_name_gives_whichever_is_asked_first():
+    code = "import stfast; stfast.Raster; assert callable(stfast.rasterize)"
+    subprocess.run([sys.executable, "-c", code], check=True)
