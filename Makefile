@@ -25,13 +25,16 @@ RUST := Cargo.toml Cargo.lock \
 # In CI the committed lock file must be right as it is.
 LOCKED := $(if $(CI),--locked)
 
-.PHONY: help demo test test-all fuzz check fmt bench wheel docs dev clean
+.PHONY: help demo paper test test-all fuzz check fmt bench wheel docs dev clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(EXTENSION)  ## Run the main job on a slide it makes (ARGS="--slide FOLDER": on yours)
 	@stfast demo $(ARGS)
+
+paper: $(EXTENSION)  ## Run the paper's experiments, on made tissue (ARGS="--dataset FOLDER": yours)
+	@python tools/paper.py $(ARGS)
 
 test: $(EXTENSION)  ## Run the fast tests: cargo's, then pytest's
 	@cargo test --quiet $(LOCKED) -p stfast-core
@@ -81,7 +84,7 @@ dev: $(EXTENSION)  ## Make .venv, build the extension, install the commit hooks
 	@echo "ready: source .venv/bin/activate"
 
 clean:  ## Delete all that was made here, .venv and target too
-	rm -rf .venv target dist demo stfast-demo THIRD_PARTY_NOTICES $(EXTENSION) \
+	rm -rf .venv target dist demo paper stfast-demo THIRD_PARTY_NOTICES $(EXTENSION) \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from benches import measure, report
 
-WORDS = ("h5", "bins", "tiles", "hvg", "readers", "convert", "loader", "build")
+WORDS = ("h5", "bins", "tiles", "hvg", "readers", "convert", "loader", "build", "cells")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,8 +43,8 @@ WORDS = {
     "dataset": {"test", "docs"},  # its tiles are read, and measured, by the loader
     "loader": FULL,
     "cells": FULL,
-    "rasterize": FULL,
-    "learn": {"test", "docs"},  # its time is torch's and scikit-learn's until it trains
+    "rasters": {"test", "docs"},  # its time is the KD-tree's
+    "learn": {"test", "docs"},  # its time is torch's and scikit-learn's
     "synthetic": {"test"},
     "demo": {"test"},
     "cli": {"test"},

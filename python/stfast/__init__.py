@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stfast.alignment import Alignment, check_alignment
     from stfast.annotations import Labels, labels_of
     from stfast.bins import Bins, Labelled, aggregate_bins
+    from stfast.cells import CellCounts, count_cells
     from stfast.convert import to_spatialdata, write_stimage
     from stfast.dataset import Dataset
     from stfast.dataset._build import build
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         involve_cancer,
         read_manifest,
     )
+    from stfast.rasters import Raster, rasterize
     from stfast.readers import (
         read,
         read_10x,
@@ -53,6 +55,7 @@ __all__ = [
     "Augment",
     "Batch",
     "Bins",
+    "CellCounts",
     "Dataset",
     "Draft",
     "FormatError",
@@ -60,6 +63,7 @@ __all__ = [
     "Labelled",
     "Labels",
     "Manifest",
+    "Raster",
     "SlideImage",
     "TileLoader",
     "TileReport",
@@ -68,6 +72,7 @@ __all__ = [
     "build",
     "check_alignment",
     "clean_terms",
+    "count_cells",
     "draft_manifest",
     "extract_tiles",
     "gene_moments",
@@ -77,6 +82,7 @@ __all__ = [
     "involve_cancer",
     "labels_of",
     "open_image",
+    "rasterize",
     "read",
     "read_10x",
     "read_h5_dataset",
@@ -100,12 +106,14 @@ _HOMES = {
     "Augment": "loader",
     "Batch": "loader",
     "Bins": "bins",
+    "CellCounts": "cells",
     "Dataset": "dataset",
     "Draft": "manifest",
     "GeneMoments": "hvg",
     "Labelled": "bins",
     "Labels": "annotations",
     "Manifest": "manifest",
+    "Raster": "rasters",
     "SlideImage": "images",
     "TileLoader": "loader",
     "TileReport": "tiles",
@@ -113,6 +121,7 @@ _HOMES = {
     "build": "dataset._build",
     "check_alignment": "alignment",
     "clean_terms": "manifest",
+    "count_cells": "cells",
     "draft_manifest": "manifest",
     "extract_tiles": "tiles",
     "gene_moments": "hvg",
@@ -122,6 +131,7 @@ _HOMES = {
     "involve_cancer": "manifest",
     "labels_of": "annotations",
     "open_image": "images",
+    "rasterize": "rasters",
     "read": "readers",
     "read_10x": "readers",
     "read_h5_dataset": "h5",

@@ -22,6 +22,7 @@ __all__ = [
     "assign_bins",
     "codec_rate",
     "copy_tiles",
+    "count_cells",
     "decode_tiles",
     "epoch_order",
     "extract_tiles",
@@ -36,6 +37,7 @@ __all__ = [
     "read_mtx",
     "read_table",
     "read_tiles",
+    "resize_tiles",
     "sum_groups",
     "sum_stored",
     "tile_order",
@@ -336,6 +338,16 @@ def extract_tiles(
     progress: _Progress | None = None,
 ) -> _Told: ...
 def codec_rate(places: _Places, workers: int) -> float: ...
+def count_cells(
+    path: str | PathLike[str],
+    property: str,
+    spots: tuple[_Floats, _Floats],
+    by: str,
+    progress: _Progress | None = None,
+) -> tuple[list[str], _Floats, list[int]]: ...
+def resize_tiles(
+    tiles: NDArray[np.uint8], filter: str, out: NDArray[np.uint8], workers: int
+) -> None: ...
 def tile_order(places: _Places, workers: int) -> NDArray[np.uint32]: ...
 def write_tiles(
     places: _Places,

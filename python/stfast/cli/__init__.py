@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 import typer
 
 import stfast
-from stfast.cli import bins, build, check, convert, demo, hvg, info, manifest, tiles
+from stfast.cli import (
+    bins,
+    build,
+    check,
+    convert,
+    demo,
+    hvg,
+    info,
+    manifest,
+    probe,
+    tiles,
+    train,
+)
 from stfast.cli._app import app
 
 __all__ = [
@@ -25,7 +37,9 @@ __all__ = [
     "info",
     "main",
     "manifest",
+    "probe",
     "tiles",
+    "train",
 ]
 
 _EXPECTED = (

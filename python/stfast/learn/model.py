@@ -5,11 +5,14 @@ PLIP (512) and UNI (1024) need no special case.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from stfast.loader import SparseRows
 
 
 class ContrastiveModel(nn.Module):
@@ -51,11 +54,25 @@ class ContrastiveModel(nn.Module):
             raise ValueError(f"tower: expected output {wanted}, got {tuple(features.shape)}")
         return features
 
-    def forward(self, images: Tensor, genes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, genes: "Tensor | SparseRows") -> tuple[Tensor, Tensor]:
         """Embeddings of images and of genes, (n, size) both, not yet of length one."""
-        return self.image_head(self.features(images)), self.gene_head(genes)
+        return self.image_head(self.features(images)), self.embed_genes(genes)
 
-    def loss(self, images: Tensor, genes: Tensor) -> Tensor:
+    def embed_genes(self, genes: "Tensor | SparseRows") -> Tensor:
+        """The gene tower of dense or sparse rows, (n, size)."""
+        if isinstance(genes, Tensor):
+            embedded: Tensor = self.gene_head(genes)
+            return embedded
+        return self.gene_head.bias + functional.embedding_bag(
+            genes.indices.long(),
+            self.gene_head.weight.T,
+            genes.indptr,
+            mode="sum",
+            per_sample_weights=genes.values,
+            include_last_offset=True,
+        )
+
+    def loss(self, images: Tensor, genes: "Tensor | SparseRows") -> Tensor:
         """The symmetric loss of a batch of pairs."""
         image, gene = self(images, genes)
         return contrastive_loss(image, gene, self.logit_scale)
@@ -87,8 +104,10 @@ def contrastive_loss(images: Tensor, genes: Tensor, logit_scale: Tensor) -> Tens
     return (rows + functional.cross_entropy(logits.T, pairs)) / 2
 
 
-def paper_optimizer(model: nn.Module) -> torch.optim.Adam:
+def paper_optimizer(
+    model: nn.Module, *, lr: float = 5e-5, weight_decay: float = 0.2
+) -> torch.optim.Adam:
     """Adam as the paper sets it: 5e-5, (0.9, 0.98), 1e-6, weight decay 0.2."""
     return torch.optim.Adam(
-        model.parameters(), lr=5e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+        model.parameters(), lr=lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=weight_decay
     )

@@ -24,6 +24,7 @@ from stfast._warn import warn
 from stfast.loader import _settings
 from stfast.loader._augment import Augment
 from stfast.loader._batch import Batch, SparseRows
+from stfast.loader._channels import GeneChannels
 from stfast.loader._map import TileDataset
 from stfast.loader._order import Order, Sampler, Shares, ShuffleReport, report_on
 from stfast.loader._outlets import Assembly, CpuOutlet, CudaOutlet, NvjpegOutlet, Outlet
@@ -38,6 +39,7 @@ __all__ = [
     "ArraySource",
     "Augment",
     "Batch",
+    "GeneChannels",
     "ShuffleReport",
     "SparseRows",
     "TileDataset",

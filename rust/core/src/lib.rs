@@ -7,6 +7,7 @@
 //! turns them into arrays.
 
 pub mod bins;
+pub mod cells;
 pub mod csr;
 pub mod dataset;
 pub mod error;

@@ -28,7 +28,7 @@ mod window;
 pub use border::Border;
 pub use cache::Cache;
 pub use encode::Encoding;
-pub use resize::Filter;
+pub use resize::{Filter, resize};
 pub use shards::{Container, Shards, Texts};
 pub use window::Windows;
 

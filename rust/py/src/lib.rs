@@ -5,6 +5,7 @@
 
 mod arrays;
 mod bins;
+mod cells;
 mod dataset;
 mod door;
 mod error;
@@ -32,6 +33,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bins::group_squares, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_groups, module)?)?;
     module.add_function(wrap_pyfunction!(bins::sum_stored, module)?)?;
+    module.add_function(wrap_pyfunction!(cells::count_cells, module)?)?;
     module.add_function(wrap_pyfunction!(dataset::copy_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(h5::read_chunks, module)?)?;
     module.add_function(wrap_pyfunction!(hvg::add_counts, module)?)?;
@@ -53,6 +55,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(text::read_table, module)?)?;
     module.add_function(wrap_pyfunction!(text::write_table, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::extract_tiles, module)?)?;
+    module.add_function(wrap_pyfunction!(tiles::resize_tiles, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::tile_order, module)?)?;
     module.add_function(wrap_pyfunction!(tiles::write_tiles, module)?)?;
     Ok(())

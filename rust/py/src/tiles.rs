@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray4};
+use numpy::{
+    IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray4, PyReadwriteArray4,
+    PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use stfast_core::tiles::{self, Border, Container, Encoding, Filter, Options, Shards, Texts};
 use stfast_core::tiles::{Report, Windows};
@@ -99,20 +102,27 @@ impl Style {
                 "reflect" => Border::Reflect,
                 word => return Err(bad_word("border", "fill, edge or reflect", word)),
             },
-            filter: match &*self.filter {
-                "box" => Filter::Box,
-                "bilinear" => Filter::Bilinear,
-                "bicubic" => Filter::Bicubic,
-                "lanczos" => Filter::Lanczos,
-                word => {
-                    let words = "box, bilinear, bicubic or lanczos";
-                    return Err(bad_word("filter", words, word));
-                }
-            },
+            filter: filter_of(&self.filter)?,
             lenient: self.lenient,
             cache,
         })
     }
+}
+
+fn filter_of(word: &str) -> PyResult<Filter> {
+    Ok(match word {
+        "box" => Filter::Box,
+        "bilinear" => Filter::Bilinear,
+        "bicubic" => Filter::Bicubic,
+        "lanczos" => Filter::Lanczos,
+        _ => {
+            return Err(bad_word(
+                "filter",
+                "box, bilinear, bicubic or lanczos",
+                word,
+            ));
+        }
+    })
 }
 
 /// Where and how tiles are written, as Python says it.
@@ -214,6 +224,22 @@ pub(crate) fn extract_tiles<'py>(
         })
     })?;
     Ok(tell(py, report))
+}
+
+/// Resizes square tiles (n, side, side, 3) into `out` (n, size, size, 3).
+#[pyfunction]
+pub(crate) fn resize_tiles(
+    py: Python<'_>,
+    tiles: PyReadonlyArray4<'_, u8>,
+    filter: &str,
+    mut out: PyReadwriteArray4<'_, u8>,
+    workers: usize,
+) -> PyResult<()> {
+    let (filter, sides) = (filter_of(filter)?, [tiles.shape()[1], out.shape()[1]]);
+    let (tiles, out) = (tiles.as_slice()?, out.as_slice_mut()?);
+    door::run(py, workers, None, |watch| {
+        tiles::resize(tiles, sides, filter, out, watch)
+    })
 }
 
 /// The tiles in the order in which they are written.

@@ -5,9 +5,13 @@
 //! columns, 8 bits in between, weights of 22 fractional bits: models trained on
 //! Pillow's tiles see the same numbers.
 
+use rayon::prelude::*;
+
 use super::window::Window;
+use crate::error::{Result, expect_len};
 use crate::images::RGB;
 use crate::simd::with_avx2;
+use crate::{Error, Watch};
 
 /// Fractional bits of a weight: 8 bits of pixel and 2 of overshoot fit beside.
 const BITS: u32 = 32 - 8 - 2;
@@ -75,16 +79,55 @@ impl Resizer {
         from: &[u8],
         out: &mut [u8],
     ) {
-        let ([left, top, span_x, span_y], [width, height]) = (window.crop, window.size);
+        let pixels = [window.width, window.height];
+        self.fit(filter, (from, pixels), window.crop, (out, window.size));
+    }
+
+    /// Resizes a box (left, top, width, height) of some pixels to a whole tile;
+    /// sizes are width and height.
+    fn fit(
+        &mut self,
+        filter: Filter,
+        (from, pixels): (&[u8], [usize; 2]),
+        [left, top, span_x, span_y]: [f64; 4],
+        (out, [width, height]): (&mut [u8], [usize; 2]),
+    ) {
         self.across
-            .prepare(filter, window.width, [left, span_x], width);
-        self.down
-            .prepare(filter, window.height, [top, span_y], height);
-        self.middle.resize(window.height * width * RGB, 0);
+            .prepare(filter, pixels[0], [left, span_x], width);
+        self.down.prepare(filter, pixels[1], [top, span_y], height);
+        self.middle.resize(pixels[1] * width * RGB, 0);
         self.sums.resize(width * RGB, 0);
-        squeeze(from, window.width, &self.across, &mut self.middle);
+        squeeze(from, pixels[0], &self.across, &mut self.middle);
         stack(&self.middle, &self.down, &mut self.sums, out);
     }
+}
+
+/// Resizes square tiles (n × side × side × 3) to `out` (n × size × size × 3).
+pub fn resize(
+    tiles: &[u8],
+    [side, size]: [usize; 2],
+    filter: Filter,
+    out: &mut [u8],
+    watch: &Watch,
+) -> Result<()> {
+    let positive = |what, side: usize| match side.checked_mul(side * RGB) {
+        Some(bytes) if side > 0 => Ok(bytes),
+        _ => Err(Error::Value {
+            what,
+            expected: "a positive side".into(),
+            found: side.to_string(),
+        }),
+    };
+    let (from, to) = (positive("tiles", side)?, positive("out", size)?);
+    expect_len("tiles", tiles.len(), tiles.len() / from * from)?;
+    expect_len("out", out.len(), tiles.len() / from * to)?;
+    let whole = [0.0, 0.0, side as f64, side as f64];
+    (tiles.par_chunks_exact(from))
+        .zip(out.par_chunks_exact_mut(to))
+        .try_for_each_init(Resizer::default, |resizer, (from, to)| {
+            resizer.fit(filter, (from, [side; 2]), whole, (to, [size; 2]));
+            watch.check()
+        })
 }
 
 /// Which pixels make each output pixel along one axis, and with what weights.
