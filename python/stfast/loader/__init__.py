@@ -187,13 +187,12 @@ class TileLoader(IterableDataset[Batch]):
     ) -> None:
         self.workers, self.prefetch = _settings.threads_of(workers, prefetch)
         self.on_error = choice(on_error, OnError, "on_error")
-        self.seed, self.in_workers = int(seed), in_workers
+        self.seed, self.in_workers, self._ranks_given = int(seed), in_workers, rank is not None
         cut = (size, span, cache_bytes)
         self._source: Source = _settings.source_of(source, cut, genes=genes, label=label)
         self._rows = _settings.rows_of(rows, source, len(self._source.spots))
         self._finish = _settings.finish_of(dtype, mean, std, augment, self.seed)
         self._place_on(device, nvjpeg=nvjpeg)
-        self._ranks_given = rank is not None
         shares = _settings.shares_of(batch_size, global_batch_size, (rank, world_size), drop_last)
         self._lay_out(shares, sampler, block, shuffle=shuffle)
 

@@ -156,8 +156,11 @@ impl Stored<'_> {
         let n_cols = self.n_cols;
         match (self.indices).read(start, (INTEGER, Some(n_cols as u64)), out, watch) {
             Err(Error::Overflow { .. }) => {
+                let inside = |&&col: &&i32| usize::try_from(col).is_ok_and(|col| col < n_cols);
+                let found = out.iter().find(|col| !inside(col)).map(i32::to_string);
+                let found = found.unwrap_or_else(|| "one of more than 32 bits".to_owned());
                 let expected = format!("numbers in 0..{n_cols}");
-                Err(self.indices.bad("a value", &expected, "others"))
+                Err(self.indices.bad("a value", &expected, found))
             }
             other => other,
         }
