@@ -81,3 +81,13 @@ def test_bars_show_the_whole_and_the_slides_at_work(monkeypatch, capsys):
         advance("never begun", "failed", 1, 1)
         advance("", "slides", 1, 2)
     assert "[b]a tiles" in shown + capsys.readouterr().err
+
+
+def test_a_warning_is_a_line_without_code(stfast_says, raw, tmp_path):
+    raw.write_csv(tmp_path / "manifest.csv")
+    status, _, told = stfast_says("build", tmp_path / "manifest.csv", tmp_path / "out", *OPTIONS)
+    assert status == 0
+    lines = [line for line in told.splitlines() if "no slide says its license" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("stfast: warning: ")
+    assert ".py" not in told

@@ -6,6 +6,7 @@ imported when it runs, so that ``--help`` answers at once.
 """
 
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -55,6 +56,7 @@ _EXPECTED = (
 
 def main() -> NoReturn:
     """Run the command line; called by the script ``stfast``."""
+    warnings.showwarning = _show_warning
     try:
         app(standalone_mode=True)
     except _EXPECTED as error:
@@ -64,6 +66,11 @@ def main() -> NoReturn:
         print("stfast: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """What was noticed, without the line of code that noticed it."""
+    print(f"stfast: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
