@@ -293,3 +293,14 @@ def test_involve_cancer_equals_the_published_column(real):
     found = involve_cancer(table["title"], table["abstract"], table["keywords"])
     assert found.sum() == 456
     assert (found == table["involve_cancer"].to_numpy()).all()
+
+
+def test_spaces_around_a_word_make_no_other_patient(folder):
+    path = write(folder, row("one", patient="P1"), row("two", patient=" P1 ", path="one"))
+    assert read_manifest(path).table["patient"].to_list() == ["P1", "P1"]
+
+
+def test_whole_numbers_beside_nulls_stay_whole(folder):
+    rows = [row("one", pmid=35000000.0), row("two", path="one", pmid=None)]
+    path = write(folder, *rows, name="m.parquet")
+    assert read_manifest(path).table["pmid"].to_list() == ["35000000", None]

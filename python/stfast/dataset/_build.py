@@ -14,7 +14,7 @@ from typing import Any, Literal
 import polars as pl
 
 from stfast._warn import warn
-from stfast.dataset import _checks, _journal, _merge, _need, _pool, _stage, _task
+from stfast.dataset import _checks, _journal, _layout, _merge, _need, _pool, _stage, _task
 from stfast.dataset._journal import Progress, Steps
 from stfast.dataset._lock import locked, merge_lock, part_lock
 from stfast.dataset._plan import Plan, Rows, prepare
@@ -247,6 +247,8 @@ def _merge_all(plan: Plan, report: BuildReport, progress: Progress | None) -> Bu
     known = {path.name for path in (plan.root / "staging").iterdir()}
     dropped = sorted(known - set(plan.table["slide"]))
     if not good.height:
+        if (plan.root / _layout.DESCRIPTION).exists():
+            warn(f"{plan.root}: no slide is left: the dataset of an earlier build stays as it was")
         return replace(report, failed=failed, dropped=dropped)
     steps = Steps("", progress)
     n, made = _merge.merge(plan, good, steps)

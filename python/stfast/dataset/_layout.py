@@ -11,6 +11,9 @@ import polars as pl
 
 FORMAT_VERSION = 1
 
+MARK = ".stfast-build"
+"""By which a folder is known as one of a build."""
+
 DESCRIPTION = "dataset.json"
 """Croissant metadata; the settings of the build are under ``SETTINGS``."""
 

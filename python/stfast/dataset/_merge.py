@@ -144,9 +144,20 @@ def _made(root: Path, asked: dict[str, Any], slides: list[str]) -> int | None:
         n = int(found.pop("n_spots"))
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    files = [*(root / name for name in _PARTS), *(_layout.slide(root, s) for s in slides)]
-    whole = found == asked and all(path.exists() for path in files)
-    return n if whole else None
+    return n if found == asked and all(path.exists() for path in _files(root, slides)) else None
+
+
+def _files(root: Path, slides: list[str]) -> Iterator[Path]:
+    """All files that a dataset has, its stores as their folders."""
+    yield from (root / name for name in (*_PARTS, _layout.HVG, _layout.HVG_GENES, _layout.GENES))
+    yield from (root / _layout.COUNTS / f"{name}.npy" for name in ("indptr", "indices", "values"))
+    for slide in slides:
+        yield _layout.slide(root, slide)
+        yield _layout.moments(root, slide)
+        if (_stage.folder(root, slide) / _checks.PICTURE).exists():
+            yield root / _report.PICTURES / f"{slide}.png"
+    last = pl.scan_parquet(root / _layout.INDEX).select(pl.col("shard").max()).collect().item()
+    yield from (_layout.shard(root, number) for number in range(0 if last is None else last + 1))
 
 
 def _staged(root: Path, slide: str) -> dict[str, Any]:
@@ -353,8 +364,9 @@ def _write_report(root: Path, part: Path, slides: Slides) -> None:
 
 
 def _slide_table(table: pl.DataFrame, slides: Slides) -> pl.DataFrame:
-    facts = ("fingerprint", "n_spots", "n_genes", "width", "height", "span", "r")
-    told = [{"slide": name} | {key: said[key] for key in facts} for name, said in slides.items()]
+    told = [
+        {"slide": name} | {key: said[key] for key in _stage.FACTS} for name, said in slides.items()
+    ]
     for row, said in zip(told, slides.values(), strict=True):
         row |= {key: said.get(key) for key in _checks.FACTS}
     found = pl.DataFrame(told, infer_schema_length=None)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import polars as pl
 
 from stfast import _check
-from stfast.dataset import _hvg, _need, _stage, _task
+from stfast._warn import warn
+from stfast.dataset import _checks, _hvg, _layout, _need, _report, _stage, _task
 from stfast.dataset._need import Need
 
 Rows = list[dict[str, Any]]
@@ -135,6 +136,11 @@ def slides_of(manifest: Any) -> pl.DataFrame:
         for name in here
     ]
     table = table.with_columns(pl.col("slide").cast(pl.String), *absolute)
+    known = {*_stage.FACTS, *_checks.FACTS, *_report.MEASURED}
+    measured = [name for name in table.columns if name in known]
+    if measured:
+        warn(f"manifest: {', '.join(measured)}: measured by the build, not taken from the table")
+        table = table.drop(measured)
     problems = _problems(table)
     if problems:
         raise ValueError("manifest: " + "; ".join(problems))
@@ -204,7 +210,7 @@ def _claim(root: Path) -> None:
     """Make the folder, or see that what is in it comes from a build."""
     root.mkdir(exist_ok=True)
     found = {path.name for path in root.iterdir()}
-    if found and _task.MARK not in found:
+    if found and _layout.MARK not in found:
         raise FileExistsError(17, "expected an empty folder or one of a build", str(root))
-    (root / _task.MARK).touch()
+    (root / _layout.MARK).touch()
     (root / "staging").mkdir(exist_ok=True)

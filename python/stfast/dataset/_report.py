@@ -21,6 +21,8 @@ from stfast.alignment._picture import HEADER
 from stfast.dataset import _checks, _composition, _layout
 
 PAGE, PICTURES = "report.html", "report"
+MEASURED = ("median_counts", "median_genes", "n_empty", "n_over_edge", "labels", "genes")
+"""What the page says of a slide beside the table of slides."""
 _SIDE, _GENES = 240, 8
 _TERMS = ("license", "source_url", "consent")
 

@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 DONE, SPOTS, TILES, HVG = "done.json", "spots.parquet", "tiles", "hvg.npy"
 MOMENTS, STORE = "moments.parquet", "slide.zarr"
+FACTS = ("fingerprint", "n_spots", "n_genes", "width", "height", "span", "r")
+"""What the table of slides says of each, as it was measured."""
 COUNTS = ("indptr.npy", "indices.npy", "values.npy")
 _ENDS = 1 << 20
 """Bytes of a file's start and end that its fingerprint is of."""
@@ -100,10 +103,23 @@ def _pictures_named_by(path: Path) -> list[Path]:
 
 
 def below(root: Path) -> list[Path]:
-    """The files of a folder, or the file itself."""
+    """The files of a folder and of the folders it links to, or the file itself."""
     if not root.exists():
         raise FileNotFoundError(2, "No such file or directory", str(root))
-    return sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    return sorted(_files(root, set())) if root.is_dir() else [root]
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """What lies in a folder, each real folder once; a build's own folder is none of a slide's."""
+    real = folder.resolve()
+    if real in seen or (folder / _layout.MARK).exists():
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path, seen)
+        elif path.is_file():
+            yield path
 
 
 def _file(root: Path, path: Path) -> tuple[str, int, str]:
@@ -134,7 +150,11 @@ def store(root: Path, slide: str) -> Path:
 def is_current(root: Path, slide: str, mark: str) -> bool:
     """Whether a slide is staged whole, of the files and settings of a fingerprint."""
     found = staged(root, slide)
-    return found is not None and found["fingerprint"] == mark and store(root, slide).exists()
+    if found is None or found.get("fingerprint") != mark:
+        return False
+    names = [SPOTS, TILES, MOMENTS, *COUNTS, *([HVG] if found.get("hvg_genes") else [])]
+    files = [store(root, slide), *(folder(root, slide) / name for name in names)]
+    return all(path.exists() for path in files)
 
 
 def stage(
@@ -174,8 +194,11 @@ def _read(row: dict[str, Any], settings: Settings, workers: int) -> "AnnData":
     adata = stfast.read(path, **options | _options(path, settings, workers))
     if not adata.n_obs:
         raise ValueError(f"{path}: expected spots, got none")
-    if not sparse.csr_matrix(adata.X).count_nonzero():
+    values = sparse.csr_matrix(adata.X).data
+    if not values.any():
         raise ValueError(f"{path}: expected counts, got none in {adata.n_obs} spots")
+    if values.min() < 0 or not np.array_equal(values, np.rint(values)):
+        raise ValueError(f"{path}: expected raw counts, got fractions or negative ones")
     if not adata.obs_names.is_unique:
         again = int(adata.obs_names.duplicated().sum())
         warn(f"{path}: {again} names of spots come again; they are numbered")
@@ -313,8 +336,12 @@ def _span(adata: "AnnData", row: dict[str, Any], settings: Settings, diameter: f
 
 
 def _counts(adata: "AnnData") -> sparse.csr_matrix:
+    """The slide's counts in canonical form; zeros that are stored are none."""
     counts = sparse.csr_matrix(adata.X)
     counts.sum_duplicates()
+    if not counts.data.all():
+        counts = counts.copy()
+        counts.eliminate_zeros()
     return counts
 
 
@@ -336,7 +363,7 @@ def _spots(
     xy, n = _spatial.centers(adata), adata.n_obs
     tissue = np.ones(n, bool)
     if "in_tissue" in adata.obs:
-        tissue = adata.obs["in_tissue"].to_numpy() == 1
+        tissue = adata.obs["in_tissue"].astype(float).to_numpy() == 1  # texts are read too
     columns = {
         "slide": [slide] * n,
         "spot": adata.obs_names.tolist(),

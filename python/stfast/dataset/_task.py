@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stfast._warn import kept
-from stfast.dataset import _journal, _stage
+from stfast.dataset import _journal, _layout, _stage
 from stfast.dataset._journal import Progress, Steps
 from stfast.dataset._lock import locked, slide_lock
 
 FAILED = "failed.txt"
-MARK = ".stfast-build"
-"""By which a folder is known as one of a build."""
-
 _WAIT_S = 10.0
 """For the lock of a slide whose former process is just dying."""
 
@@ -51,7 +48,7 @@ class Outcome:
 def run(task: Task, workers: int, progress: Progress | None = None) -> Outcome:
     """Stage a slide under its lock, and add its line to ``run.jsonl``."""
     root, slide = task.root, task.slide
-    if not (root / MARK).exists():
+    if not (root / _layout.MARK).exists():
         expected = f"{root}: expected the build's folder, which all machines share"
         return Outcome(slide, fault=f"{expected}, got none")
     steps, staged, transient = Steps(slide, progress), False, False

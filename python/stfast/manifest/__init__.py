@@ -141,13 +141,23 @@ def _known(path: Path, raw: pl.DataFrame) -> pl.DataFrame:
     """Return all columns as texts, with absolute paths and the row's number; no blank rows."""
     filled = raw.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     here = [name for name in COLUMNS if name in raw.columns]
+    # Whole numbers beside nulls, as pandas writes them, are floats.
+    whole = [
+        name
+        for name in here
+        if name != "mpp" and raw[name].dtype.is_float() and (raw[name] == raw[name].floor()).all()
+    ]
     try:
-        texts = raw.select(pl.col(here).cast(pl.String))
+        texts = raw.select(pl.col(here)).with_columns(pl.col(whole).cast(pl.Int64))
+        texts = texts.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise FormatError(f"{path}: expected texts and numbers, got {error}") from error
     texts = texts.with_columns(
         pl.when(pl.col(here).str.strip_chars() != "").then(pl.col(here)).name.keep()
     )
+    # "P1 " and "P1" are one patient; names of slides and files are as they are.
+    words = [name for name in here if name not in ("slide", *PATHS)]
+    texts = texts.with_columns(pl.col(words).str.strip_chars())
     absent = [pl.lit(None, pl.String).alias(name) for name in COLUMNS if name not in here]
     rows = raw.select(pl.int_range(1, pl.len() + 1).alias("row")).hstack(texts).filter(filled)
     folder = path.absolute().parent
