@@ -216,4 +216,6 @@ def _table(table: pl.DataFrame) -> str:
 
 
 def _word(value: object) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    return f"{value:.0e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
