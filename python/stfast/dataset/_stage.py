@@ -86,9 +86,21 @@ def inputs(row: dict[str, Any]) -> list[Path]:
     """Files and folders that a slide is made of."""
     from stfast.readers.stimage import files_of
 
-    named = (row.get(column) for column in ("path", "image", "annotation"))
-    found = [*(Path(path) for path in named if path), *files_of(Path(row["path"]))[1:]]
-    return found if row.get("image") else [*found, *_pictures_named_by(found[0])]
+    path, others = Path(row["path"]), (row.get(column) for column in ("image", "annotation"))
+    found = [path, *files_of(path)[1:]]
+    if row.get("sample") and path.is_dir():
+        found = _files_of_sample(path, row["sample"])
+    found += [Path(other) for other in others if other]
+    return found if row.get("image") else [*found, *_pictures_named_by(path)]
+
+
+def _files_of_sample(folder: Path, sample: str) -> list[Path]:
+    """Those of one sample among several in a folder: the others may come and go."""
+    from stfast.readers._files import find_sample
+
+    found = find_sample(folder, sample)
+    files = [*found.roles.values(), *(p for t in found.triplets.values() for p in t.values())]
+    return sorted(set(files))
 
 
 def _pictures_named_by(path: Path) -> list[Path]:
