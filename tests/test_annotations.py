@@ -273,3 +273,70 @@ def test_a_build_puts_the_manifests_labels_into_the_index(tmp_path, slide):
     place = {name: n for n, name in enumerate(names)}
     wanted = ["odd" if place[spot] % 2 else "even" for spot in index["spot"]]
     assert index["label"].to_list() == wanted
+
+
+# --- names that mislead ---------------------------------------------------------------------------
+
+KINDS = ("tumor", "stroma", "tumor", "fat")
+
+
+def table_of(adata, header, *columns, names=None):
+    rows = zip(adata.obs_names if names is None else names, *columns, strict=True)
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+@pytest.mark.parametrize("slide", ["1", "tumor", "S1"])
+def test_a_cluster_called_as_the_slide_is_no_slide(tmp_path, adata, slide):
+    path = written(tmp_path / "a.csv", table_of(adata, "barcode,cluster,label", "1213", KINDS))
+    found = stfast.labels_of(path, adata, slide=slide)
+    assert found.label.tolist() == list(KINDS)
+    hot = table_of(adata, "barcode,tumor,stroma,fat", "1010", "0100", "0001")
+    found = stfast.labels_of(written(tmp_path / "hot.csv", hot), adata, slide=slide)
+    assert found.label.tolist() == list(KINDS)
+
+
+def test_exact_barcodes_win_over_those_of_other_samples(tmp_path, adata):
+    stems = [name.removesuffix("-1") for name in adata.obs_names]
+    names = [f"{stem}-1" for stem in stems[:2]] + [f"{stem}-2" for stem in stems]
+    text = table_of(adata, "barcode,label", ["tumor"] * 2 + ["fat"] * 4, names=names)
+    found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
+    assert found.label.tolist() == ["tumor", "tumor", None, None]
+    assert found.joined_by == "name"
+    assert found.unmatched_rows == names[2:]
+
+
+@pytest.mark.parametrize("header", [",barcode,label", "id,V1,V2"])
+def test_numbers_of_rows_are_no_spots(tmp_path, adata, header):
+    text = table_of(adata, header, adata.obs_names, KINDS, names=range(4))
+    found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
+    assert found.label.tolist() == list(KINDS)
+    assert found.joined_by == "name"
+
+
+def test_barcodes_win_over_coordinates(tmp_path, adata):
+    xy = adata.obsm["spatial"]
+    header = ",barcode,x,y,label"  # x and y changed places
+    text = table_of(adata, header, adata.obs_names, xy[:, 1], xy[:, 0], KINDS, names=range(4))
+    assert stfast.labels_of(written(tmp_path / "a.csv", text), adata).label.tolist() == list(KINDS)
+
+
+def test_names_of_spots_may_have_the_slides_in_front(tmp_path, adata):
+    adata.obs_names = [f"S1_{name}" for name in adata.obs_names]
+    path = written(tmp_path / "a.csv", table_of(adata, "barcode,label", KINDS))
+    assert stfast.labels_of(path, adata).label.tolist() == list(KINDS)
+
+
+def test_tabs_separate_labels_with_commas(tmp_path, adata):
+    rows = [f"{name}\tInvasive, grade 2, necrosis, old" for name in adata.obs_names]
+    path = written(tmp_path / "a.tsv", "\n".join(["barcode\tlabel", *rows]) + "\n")
+    found = stfast.labels_of(path, adata)
+    assert found.label.tolist() == ["Invasive, grade 2, necrosis, old"] * 4
+
+
+@pytest.mark.parametrize("cover", [None, 0.5])
+def test_an_outline_without_a_class_hides_no_label(tmp_path, adata, cover):
+    tumor, outline = feature("tumor", 0, 90), feature("", 0, 80)
+    empty = {"type": "Feature", "geometry": None, "properties": {}}
+    path = collection(tmp_path / "q.geojson", outline, tumor, empty)
+    found = stfast.labels_of(path, adata, cover=cover)
+    assert found.label.tolist() == ["tumor"] * 4

@@ -20,7 +20,10 @@ def look_like_spots(names: pl.Series) -> pl.Series:
 
 
 def join_names(rows: pl.Series, spots: "pd.Index[str]") -> tuple[pl.DataFrame, str | None]:
-    """Pairs of numbers, ``spot`` and ``row``, by the way of writing that fits most rows."""
+    """Pairs of numbers, ``spot`` and ``row``, by the way of writing that fits most rows.
+
+    Exact names win if any fits: without their suffix, barcodes of other samples are alike.
+    """
     ours = pl.DataFrame({"name": spots.astype(str).tolist()}).with_row_index("spot")
     theirs = pl.DataFrame({"name": rows}).with_row_index("row")
     best, by = pl.DataFrame(schema={"spot": pl.UInt32, "row": pl.UInt32}), None
@@ -31,6 +34,8 @@ def join_names(rows: pl.Series, spots: "pd.Index[str]") -> tuple[pl.DataFrame, s
         pairs = theirs.select("row", key=key).drop_nulls().join(keyed, on="key", how="inner")
         if pairs.height > best.height:
             best, by = pairs.select("spot", "row"), way
+        if by == "name":
+            break
     return best.sort("row"), by
 
 

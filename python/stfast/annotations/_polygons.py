@@ -60,7 +60,8 @@ def _read(path: Path, content: bytes, shapely: Any) -> tuple[NDArray[Any], list[
         parsed = json.loads(content.decode("utf-8-sig"))
         listed = parsed.get("features", [parsed]) if isinstance(parsed, dict) else parsed
         told = [(one["geometry"], one.get("properties") or {}) for one in listed]
-        geometry = shapely.from_geojson([json.dumps(shape) for shape, _ in told])
+        nothing = {"type": "GeometryCollection", "geometries": []}
+        geometry = shapely.from_geojson([json.dumps(shape or nothing) for shape, _ in told])
         labels = [_label(properties) for _, properties in told]
     except (ValueError, TypeError, KeyError, AttributeError, shapely.GEOSException) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -88,8 +89,9 @@ def _label(properties: dict[str, Any]) -> str:
 def _smallest(
     area: NDArray[np.float64], spot: NDArray[np.int64], shape: NDArray[np.int64], labels: list[str]
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """The label of the smallest polygon around each spot; of equal ones, the first."""
-    order = np.lexsort((shape, area[shape], spot))
+    """The label of the smallest polygon around each spot, of those with a class if any is."""
+    bare = np.array([label == "" for label in labels])
+    order = np.lexsort((shape, area[shape], bare[shape], spot))
     spot, first = np.unique(spot[order], return_index=True)
     return spot, np.array(labels, dtype=object)[shape[order][first]]
 
@@ -105,7 +107,8 @@ def _widest(
     share /= shapely.area(spots[spot])
     enough = share >= cover * (1 - 1e-9)  # a square that is cut in two halves is half covered
     spot, kind, share = spot[enough], kind[enough], share[enough]
-    order = np.lexsort((kind, -share, spot))
+    # An outline without a class, as of the tissue, says nothing where another has one.
+    order = np.lexsort((kind, -share, kinds[kind] == "", spot))
     spot, best = np.unique(spot[order], return_index=True)
     return spot, kinds.astype(object)[kind[order][best]]
 

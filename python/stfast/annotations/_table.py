@@ -55,18 +55,22 @@ def read_rows(
     """The rows of one slide."""
     table = _read(path, content)
     names = {name: name.strip().casefold() for name in table.columns}
-    spot = next((name for name, plain in names.items() if plain in _SPOTS), None)
-    if spot is None and _names_spots(table.to_series(0), slide, spots):
-        spot = table.columns[0]
+    usual = [name for name, plain in names.items() if plain in _SPOTS]
+    spot = _spot_column(table, usual, slide, spots)
     place = next((pair for pair in _PLACES if set(pair) <= set(names.values())), None)
     if spot is None and place is None:
         raise ValueError(
             f"{path}: expected a column of spots, such as 'barcode', or of coordinates, such "
             f"as 'x' and 'y', got {table.columns[:8]}"
         )
-    of_slide = _slide_column(table, slide, spot)
-    table, spot_names = _of_slide(path, table, slide, spot, of_slide)
-    used = {spot, of_slide, *(name for name, plain in names.items() if plain in (place or ()))}
+    of_slide = _slide_column(table, slide, spot, column, spots)
+    table, spot_names = _of_slide(path, table, slide, (spot, of_slide), spots)
+    used = {
+        spot,
+        of_slide,
+        *usual,
+        *(name for name, plain in names.items() if plain in (place or ())),
+    }
     label = _label(path, table, column, [name for name in names if name not in used])
     xy = None
     if place is not None:
@@ -113,7 +117,11 @@ def _heading(content: bytes) -> tuple[str, list[str], list[str]]:
     def cells(separator: str) -> list[list[str]]:
         return [next(csv.reader([line], delimiter=separator), []) for line in lines]
 
-    separator = max("\t;,", key=lambda mark: sum(map(len, cells(mark))))
+    def fits(separator: str) -> tuple[bool, int]:
+        first, second = map(len, cells(separator))
+        return first > 1 and second - first in (0, 1), first + second
+
+    separator = max("\t;,", key=fits)
     first, second = cells(separator)
     return separator, first, second
 
@@ -123,18 +131,44 @@ def _names_spots(cells: pl.Series, slide: str, spots: "pd.Index[str]") -> bool:
     return bool((named | look_like_spots(cells)).any())
 
 
-def _slide_column(table: pl.DataFrame, slide: str, spot: str | None) -> str | None:
-    """The column that says of which slide a row is; one that is named so, or holds its name."""
-    rest = [name for name in table.columns if name != spot]
-    named = [name for name in rest if name.strip().casefold() in _SLIDES]
+def _spot_column(
+    table: pl.DataFrame, usual: list[str], slide: str, spots: "pd.Index[str]"
+) -> str | None:
+    """The column of spots: of those named so the one that fits, since rows are numbered too."""
+    fitting = (n for n in [*usual, *table.columns] if _names_spots(table[n], slide, spots))
+    return next(fitting, next(iter(usual), None))
+
+
+def _slide_column(
+    table: pl.DataFrame, slide: str, spot: str | None, column: str | None, spots: "pd.Index[str]"
+) -> str | None:
+    """The column that says of which slide a row is; one that is named so, or holds its name.
+
+    A cluster may be called as the slide is: the latter only where spots alone do not tell.
+    """
+    rest = [name for name in table.columns if name not in (spot, column)]
     holding = [name for name in rest if (table[name] == slide).any()]
-    return next(iter([n for n in named if n in holding] + named + holding), None)
+    named = [name for name in rest if name.strip().casefold() in _SLIDES]
+    if named:
+        return next((name for name in named if name in holding), named[0])
+    if spot is not None:
+        bare = table[spot].str.strip_prefix(f"{slide}_")
+        ours = bare.filter(bare.is_in(spots.astype(str).tolist()))
+        if len(ours) and not ours.is_duplicated().any():
+            return None
+    labels = {name for name in holding if name.strip().casefold() in _LABELS}
+    return next((n for n in holding if n not in labels and not _is_one_hot(table.select(n))), None)
 
 
 def _of_slide(
-    path: Path, table: pl.DataFrame, slide: str, spot: str | None, of_slide: str | None
+    path: Path,
+    table: pl.DataFrame,
+    slide: str,
+    columns: tuple[str | None, str | None],
+    spots: "pd.Index[str]",
 ) -> tuple[pl.DataFrame, pl.Series | None]:
-    """The slide's rows, and their spots without its name."""
+    """The slide's rows by its column, and their spots without its name if that is in front."""
+    spot, of_slide = columns
     if of_slide is not None:
         known = table[of_slide].unique().drop_nulls().sort()
         table = table.filter(pl.col(of_slide) == slide)
@@ -146,10 +180,12 @@ def _of_slide(
             )
     if spot is None:
         return table, None
-    ours = table[spot].str.starts_with(f"{slide}_").fill_null(value=False)
-    if ours.any():
-        table = table.filter(ours)
-    return table, table[spot].str.strip_prefix(f"{slide}_").str.strip_chars()
+    names, ours = table[spot].str.strip_chars(), spots.astype(str).tolist()
+    bare = names.str.strip_prefix(f"{slide}_")
+    if names.is_in(ours).sum() > bare.is_in(ours).sum():  # the spots have it in front too
+        return table, names
+    marked = names.str.starts_with(f"{slide}_").fill_null(value=False)
+    return (table.filter(marked), bare.filter(marked)) if marked.any() else (table, bare)
 
 
 def _label(path: Path, table: pl.DataFrame, column: str | None, rest: list[str]) -> pl.Series:
