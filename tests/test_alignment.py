@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from anndata import AnnData
 from PIL import Image
@@ -203,6 +204,41 @@ def test_a_slide_without_picture_spots_or_sense_is_told():
     one = adata.copy()
     one.obsm["spatial"][:] = 5
     assert stfast.check_alignment(one).verdict == "undecided"
+
+
+def sectioned(side, tissue, roi, *, signal):
+    """A picture with a square of tissue, and spots on a part of it; all are in tissue."""
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.normal(size=(side, side)), 15)
+    texture /= texture.std()
+    y, x = np.indices((side, side))
+    on = (np.minimum(x, y) >= tissue[0]) & (np.maximum(x, y) < tissue[1])
+    colours = np.array([200, 120, 170]) + texture[..., None] * [12, 25, 15]
+    picture = np.clip(np.where(on[..., None], colours, 245), 0, 255).astype(np.uint8)
+    steps = np.arange(roi[0], roi[1], 20) + 10.0
+    xy = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    column, row = xy.astype(int).T
+    level = rng.normal(0, 0.3, 200) + np.zeros((len(xy), 1))
+    if signal:
+        level[:, :100] += 0.5 * texture[row, column][:, None] * rng.normal(size=100)
+    counts = sparse.csr_matrix(rng.poisson(np.exp(level)).astype(np.float32))
+    return slide_of(picture, xy, np.ones(len(xy), bool), counts, lowres=0.6)
+
+
+@pytest.mark.parametrize(("tissue", "roi"), [((160, 660), (170, 390)), ((100, 700), (110, 420))])
+@pytest.mark.parametrize("signal", [False, True])
+def test_spots_on_a_part_of_the_tissue_raise_no_alarm(tissue, roi, signal):
+    found = stfast.check_alignment(sectioned(1000, tissue, roi, signal=signal))
+    assert found.verdict == ("ok" if signal else "undecided")
+
+
+def test_borders_that_decide_for_the_given_placement_are_not_outvoted():
+    """Too many spots lie off the tissue here for the array to be taken for one within it."""
+    adata = sectioned(1000, (160, 660), (110, 390), signal=True)
+    found = stfast.check_alignment(adata)
+    given = found.scores.filter(pl.col("placement") == "given")["borders"].item()
+    assert given > 2 * found.scores.filter(pl.col("placement") != "given")["borders"].max()
+    assert found.verdict != "misplaced"
 
 
 # --- real slides -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from stfast.alignment import _picture
 from stfast.alignment._borders import Borders, lead, measure_borders
 from stfast.alignment._placements import Placement, placements
 from stfast.alignment._slide import Slide, slide_of
-from stfast.alignment._tissue import Mask, agreement, tissue_of
+from stfast.alignment._tissue import Mask, agreement, share_on_tissue, tissue_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,6 +37,8 @@ _ALIKE = 0.5
 _POOR, _FAIR = 0.2, 0.5
 """Overlaps below the first are equally bad; where none reaches the second, what was taken for
 tissue is something else."""
+_NEARLY = 0.95
+"""Share of the spots on tissue from which tissue without spots speaks for no other scale."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +123,10 @@ def check_alignment(adata: "AnnData", *, workers: int | None = None) -> Alignmen
     the picture's colour and texture; the lead of a placement is measured in its standard
     errors, by a jackknife over 64 parts of the slide (Efron and Stein 1981, "The jackknife
     estimate of variance").
+
+    Spots may cover only a part of the tissue. Where none is known to be off it and nearly all
+    lie on it as given, a placement is not better for covering more; and none is where borders
+    alone decide for the given one.
     """
     slide = slide_of(adata, _check.workers(workers))
     mask = tissue_of(slide.pixels)
@@ -129,7 +135,8 @@ def check_alignment(adata: "AnnData", *, workers: int | None = None) -> Alignmen
     if max(row.tissue or 0.0 for row in rows) < _FAIR:
         rows = [replace(row, tissue=None) for row in rows]
     given = rows[0]
-    leads = [_lead(row, given) for row in rows]
+    on = share_on_tissue(slide, mask) if slide.in_tissue.all() else 0.0
+    leads = [_lead(row, given, on) for row in rows]
     most = max(leads[1:])
     score = round(0.0 - most, 2)
     verdict: Verdict = "ok" if score >= 1 else "misplaced" if score <= -1 else "undecided"
@@ -171,13 +178,21 @@ def _table(rows: list[_Score], leads: list[float]) -> pl.DataFrame:
     return unsorted.sort("lead", descending=True, maintain_order=True)
 
 
-def _lead(ours: _Score, theirs: _Score) -> float:
-    """How far a placement is ahead of another, 1 where that decides."""
+def _lead(ours: _Score, given: _Score, on: float) -> float:
+    """How far a placement is ahead of the given one, 1 where that decides.
+
+    ``on`` is the share of the given placement's spots that lie on tissue, 0 where spots off
+    it are known, which say how far the array reaches.
+    """
     tissue = borders = 0.0
-    if ours.tissue is not None and theirs.tissue is not None:
-        tissue = (_logit(ours.tissue) - _logit(theirs.tissue)) / _LOGIT
-    if ours.borders is not None and theirs.borders is not None:
-        borders = lead(ours.borders, theirs.borders) / _SIGMAS
+    if ours.tissue is not None and given.tissue is not None:
+        tissue = (_logit(ours.tissue) - _logit(given.tissue)) / _LOGIT
+    if ours.borders is not None and given.borders is not None:
+        borders = lead(ours.borders, given.borders) / _SIGMAS
+    if on == 1 or (on >= _NEARLY and ours.placement.scale != 1):
+        tissue = min(tissue, 0.0)
+    if borders <= -1:
+        tissue = min(tissue, -borders)
     return tissue + borders
 
 

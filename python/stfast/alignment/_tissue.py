@@ -64,6 +64,14 @@ def agreement(slide: Slide, mask: Mask, placement: Placement) -> float:
     return float(both / max(either, 1))
 
 
+def share_on_tissue(slide: Slide, mask: Mask) -> float:
+    """How many of the spots in tissue lie on it as given, from 0 to 1."""
+    height, width = mask.tissue.shape
+    column, row = np.floor(slide.xy[slide.in_tissue] * mask.scale).astype(np.int64).T
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return float(mask.tissue[row[inside], column[inside]].sum() / len(row))
+
+
 def discs(
     xy: NDArray[np.float64], pitch: float, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.bool_], int]:
