@@ -18,6 +18,7 @@ from test_build import SETTINGS, one_thread, raw
 __all__ = ["one_thread", "raw"]
 
 STUDY = "Trees | and *slides*"
+LICENSES = [[None] * 3, ["MIT", "CC0-1.0", None], ["MIT", "MIT", None], ['My "own"'] * 3]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_croissant_is_valid_and_reads_the_tables(described):
         assert said == pytest.approx(row)
     assert sorted(s["slides/slide"].decode() for s in slides) == ["a", "b", "c"]
     metadata = json.loads((described.root / "dataset.json").read_text())
-    assert metadata["license"] == "CC-BY-4.0"
+    assert metadata["license"] == ["CC-BY-4.0", "not said"]
     assert metadata["stfast"]["format_version"] == 1
     for file in metadata["distribution"][:-1]:
         content = (described.root / file["contentUrl"]).read_bytes()
@@ -60,7 +61,7 @@ def test_the_card_has_a_header_and_measured_facts(described):
     text = (described.root / "README.md").read_text()
     _, header, body = text.split("---\n", 2)
     said = yaml.safe_load(header)
-    assert said["license"] == "cc-by-4.0"
+    assert (said["license"], said["license_name"]) == ("other", "CC-BY-4.0; not said")
     assert said["size_categories"] == ["n<1K"]
     assert {c["config_name"]: c["data_files"] for c in said["configs"]}["spots"] == "index.parquet"
     sections = re.findall("^## (.*)$", body, re.MULTILINE)
@@ -76,16 +77,44 @@ def test_the_card_has_a_header_and_measured_facts(described):
         assert fact in body
 
 
-@pytest.mark.parametrize("licenses", [[None] * 3, ["MIT", "CC0-1.0", None], ['My "own"'] * 3])
+@pytest.mark.parametrize("licenses", LICENSES)
 def test_a_card_of_any_licenses_has_a_header_that_parses(raw, licenses):
     from stfast.dataset import _card
 
     slides = raw.with_columns(license=pl.Series(licenses, dtype=pl.String))
     said = yaml.safe_load(_card._header("a: b #\n'c'", slides, 5_000_000).strip("-"))
     assert said["license"] == "other"
-    assert said["license_name"] == "; ".join(sorted({x for x in licenses if x})) or "not said"
+    words = sorted({x for x in licenses if x}) + ["not said"] * (None in licenses)
+    assert said["license_name"] == "; ".join(words)
     assert said["size_categories"] == ["1M<n<10M"]
     assert said["pretty_name"] == "a: b # 'c'"
+
+
+def test_a_license_of_all_slides_is_the_datasets(raw):
+    from stfast.dataset import _card
+
+    slides = raw.with_columns(license=pl.Series(["MIT", " MIT", "MIT\n"]))
+    said = yaml.safe_load(_card._header("name", slides, 5).strip("-"))
+    assert said["license"] == "mit"
+    assert "license_name" not in said
+
+
+def test_a_license_of_many_lines_is_one_line_of_the_header(raw):
+    from stfast.dataset import _card
+
+    slides = raw.with_columns(license=pl.lit("Ours\n---\nask: us"))
+    _, header, rest = re.split("^---$", _card._header("name", slides, 5), flags=re.MULTILINE)
+    assert yaml.safe_load(header)["license_name"] == "Ours --- ask: us"
+    assert not rest
+
+
+def test_studies_are_named_by_what_is_said_of_them(raw):
+    from stfast.dataset import _card
+
+    rows = {"pmid": [None, "123", None], "title": [STUDY, None, None]}
+    slides = raw.with_columns(**{n: pl.Series(v, dtype=pl.String) for n, v in rows.items()})
+    assert _card._studies(slides) == "- Trees \\| and \\*slides\\*\n- 123"
+    assert _card._studies(slides.drop("title", "pmid", strict=False)) == ""
 
 
 def test_moments_are_those_of_each_slide(raw, described):

@@ -68,6 +68,26 @@ def test_filters_see_columns_of_index_and_slides(built):
     np.testing.assert_array_equal(brain.counts.toarray(), built.counts.toarray()[brain.rows])
 
 
+def test_what_is_unknown_is_a_value_too(built):
+    tissue = built.filter(pl.lit(True))._joined()["tissue"]
+    unknown = tissue.is_null().to_numpy()
+    assert unknown.any()
+    np.testing.assert_array_equal(built.filter(tissue=None).rows, np.flatnonzero(unknown))
+    assert len(built.filter(tissue=[None, "brain"])) == len(built)
+    assert len(built.filter(tissue=["brain"])) == (~unknown).sum()
+    assert len(built.filter(tissue=[])) == 0
+
+
+def test_an_array_of_values_is_as_a_list(built):
+    expected = built.filter(patient=["a", "c"]).rows
+    for several in (np.array(["a", "c"]), np.array(["a", "c"], object), pl.Series(["a", "c"])):
+        np.testing.assert_array_equal(built.filter(patient=several).rows, expected)
+    counts = built.index["n_counts"].to_numpy()[:3]
+    rows = np.flatnonzero(np.isin(built.index["n_counts"].to_numpy(), counts))
+    np.testing.assert_array_equal(built.filter(n_counts=counts).rows, rows)
+    assert len(built.filter(n_counts=counts[0])) > 0
+
+
 def test_a_view_of_a_view_keeps_the_rows_of_the_whole(built):
     first = built.filter(patient=["a", "b"])
     second = first.filter(patient="b")

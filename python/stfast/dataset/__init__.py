@@ -131,7 +131,8 @@ class Dataset:
         predicates
             polars expressions, such as ``pl.col("n_counts") > 100``.
         equal
-            A column and the value, or the list of values, that it must have.
+            A column and the value, or the list or array of values, that it must have;
+            ``None`` is the value where nothing is known.
 
         Raises
         ------
@@ -141,8 +142,7 @@ class Dataset:
         table = self._joined()
         for column, value in equal.items():
             self._expect(column, table)
-            values = value if isinstance(value, list | tuple | set) else [value]
-            predicates += (pl.col(column).is_in(list(values)),)
+            predicates += (pl.col(column).is_in(_values(value), nulls_equal=True),)
         try:
             kept = table.filter(*predicates) if predicates else table
         except pl.exceptions.ColumnNotFoundError as error:
@@ -271,6 +271,14 @@ class Dataset:
         view = object.__new__(Dataset)
         vars(view).update(vars(self), _rows=rows)
         return view
+
+
+def _values(value: Any) -> list[Any]:
+    """One value or many as a list."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.ravel(value).tolist()
+    several = isinstance(value, list | tuple | set | frozenset | pl.Series)
+    return list(value) if several else [value]
 
 
 def _settings(root: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ said to be missing, not guessed.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,14 @@ def card(
 
 def missing(slides: pl.DataFrame) -> dict[str, int]:
     """How many slides lack each of the terms that others need to use them."""
-    lost = {term: slides.height - len(_values(slides, term)) for term in _TERMS}
+    lost = {term: slides.height - len(values(slides, term)) for term in _TERMS}
     return {term: n for term, n in lost.items() if n}
 
 
-def _values(slides: pl.DataFrame, column: str) -> list[str]:
-    return [str(v) for v in slides[column].drop_nulls()] if column in slides.columns else []
+def values(slides: pl.DataFrame, column: str) -> list[str]:
+    """What is said in a column, each on one line."""
+    said: Iterable[Any] = slides[column].drop_nulls() if column in slides.columns else ()
+    return [line for value in said if (line := " ".join(str(value).split()))]
 
 
 def _plain(text: object) -> str:
@@ -60,9 +63,11 @@ def _quoted(text: str) -> str:
 
 
 def _header(name: str, slides: pl.DataFrame, n: int) -> str:
-    found = sorted(set(_values(slides, "license")))
+    found = sorted(set(values(slides, "license")))
+    if "license" in missing(slides):
+        found.append("not said")
     known = found[0].lower() if len(found) == 1 and found[0].lower() in _LICENSES else ""
-    words = "; ".join(found) or "not said"
+    words = "; ".join(found)
     license_ = (
         [f"license: {known}"] if known else ["license: other", f"license_name: {_quoted(words)}"]
     )
@@ -107,8 +112,9 @@ def _studies(slides: pl.DataFrame) -> str:
     said = [c for c in ("pmid", "title") if c in slides.columns]
     if not said:
         return ""
-    found = slides.select(said).drop_nulls().unique(maintain_order=True)
-    return "\n".join("- " + ": ".join(map(_plain, row)) for row in found.iter_rows())
+    rows = slides.select(said).unique(maintain_order=True).iter_rows()
+    studies = (": ".join(_plain(v) for v in row if v is not None) for row in rows)
+    return "\n".join(f"- {study}" for study in studies if study)
 
 
 def _motivation(slides: pl.DataFrame) -> str:
@@ -137,7 +143,7 @@ def _composition(slides: pl.DataFrame, index: pl.DataFrame, n_genes: int) -> str
     spots = index.group_by("slide").len("spots")
     joined = slides.drop("spots", strict=False).join(spots, on="slide", how="left")
     for column in ("technology", "species", "tissue"):
-        if _values(slides, column):
+        if values(slides, column):
             grouped = joined.group_by(column).agg(pl.len().alias("slides"), pl.col("spots").sum())
             rows = grouped.sort("spots", column, descending=[True, False]).rows()
             named = [(v if v is not None else "not said", *rest) for v, *rest in rows]
@@ -150,11 +156,11 @@ def _composition(slides: pl.DataFrame, index: pl.DataFrame, n_genes: int) -> str
 
 
 def _collection(slides: pl.DataFrame) -> str:
-    patients = sorted(set(_values(slides, "patient")))
+    patients = sorted(set(values(slides, "patient")))
     said = (
         f"{len(patients)} patients are told apart." if patients else "Patients are not told apart."
     )
-    consent = sorted(set(_values(slides, "consent")))
+    consent = sorted(set(values(slides, "consent")))
     return "\n\n".join(
         [
             "## Collection process",
@@ -201,7 +207,7 @@ def _use(settings: dict[str, Any]) -> str:
 
 
 def _terms(slides: pl.DataFrame) -> str:
-    terms = [c for c in ("license", "source_url") if _values(slides, c)]
+    terms = [c for c in ("license", "source_url") if values(slides, c)]
     if not terms:
         return f"## Distribution and maintenance\n\n{_UNKNOWN}"
     grouped = slides.group_by(terms).len("slides").sort(terms)

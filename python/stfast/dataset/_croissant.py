@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from stfast.dataset import _layout
+from stfast.dataset import _card, _layout
 
 _VOCABULARY = "http://mlcommons.org/croissant/"
 _CONTEXT: dict[str, Any] = {
@@ -86,6 +86,8 @@ _COLUMNS = {
 def describe(root: Path, name: str, settings: dict[str, Any], slides: pl.DataFrame) -> str:
     """The text of ``dataset.json`` for the files that lie below ``root``."""
     licenses, urls = (_said(slides, column) for column in ("license", "source_url"))
+    if licenses and "license" in _card.missing(slides):
+        licenses.append("not said")
     described: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -111,10 +113,8 @@ def describe(root: Path, name: str, settings: dict[str, Any], slides: pl.DataFra
 
 
 def _said(slides: pl.DataFrame, column: str) -> list[str]:
-    """The values of a column of the manifest, if it has it."""
-    if column not in slides.columns:
-        return []
-    return sorted(map(str, slides[column].drop_nulls().unique()))
+    """The different values of a column of the manifest, if it has it."""
+    return sorted(set(_card.values(slides, column)))
 
 
 def _file(root: Path, table: str) -> dict[str, Any]:
