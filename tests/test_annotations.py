@@ -340,3 +340,25 @@ def test_an_outline_without_a_class_hides_no_label(tmp_path, adata, cover):
     path = collection(tmp_path / "q.geojson", outline, tumor, empty)
     found = stfast.labels_of(path, adata, cover=cover)
     assert found.label.tolist() == ["tumor"] * 4
+
+
+def test_a_label_and_what_is_none_for_one_spot_are_one_label(tmp_path, adata):
+    names = [adata.obs_names[n] for n in (0, 0, 1, 1)]
+    text = table_of(adata, "barcode,label", ["undetermined", "t", "t", "t "], names=names)
+    found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
+    assert (found.label.tolist(), found.excluded) == (["t", "t", None, None], {})
+    all_told(found)
+
+
+def test_rows_without_names_are_numbered_as_in_the_file(tmp_path, adata):
+    text = "sample,x,y,label\nS0,10,50,a\nS1,10,50,b\nS1,900,900,c\n"
+    found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
+    assert (found.label.tolist(), found.unmatched_rows) == (["b", None, None, None], ["3"])
+
+
+@pytest.mark.parametrize("prefix", ["", "S1_"])
+def test_no_header_and_names_of_ones_own(tmp_path, adata, prefix):
+    adata.obs_names = [f"cell{n}" for n in range(4)]
+    text = "".join(f"{prefix}cell{n},{kind}\n" for n, kind in enumerate(KINDS))
+    found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
+    assert found.label.tolist() == list(KINDS)

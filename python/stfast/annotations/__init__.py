@@ -133,11 +133,13 @@ def labels_of(
         return _labels(path, adata, joined, alone, by="centre" if share is None else "area")
     rows = read_rows(path, content, name, column, adata.obs_names)
     joined, by, within = _join(path, rows, adata, tolerance)
-    _check_once(path, joined)
+    # Of a label and what is none, or of the same with a blank, the spot has the label.
+    joined = joined.with_columns(pl.col("label").fill_null("").str.strip_chars())
+    _check_once(path, joined.filter(~pl.col("label").is_in(_NO_LABEL)))
     lone = np.ones(len(rows.label), bool)
     lone[joined["row"].to_numpy()] = False
     alone = rows.names().filter(pl.Series(lone)).to_list()
-    joined = joined.unique("spot", keep="first")
+    joined = joined.sort(pl.col("label").is_in(_NO_LABEL), "row").unique("spot", keep="first")
     return _labels(path, adata, joined, alone, by=by, tolerance=within)
 
 

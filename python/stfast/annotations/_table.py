@@ -22,6 +22,7 @@ _SPOTS |= {"index", "id", "row.names", "unnamed: 0", "__index_level_0__"}
 _SLIDES = {"slide", "slide_id", "sample", "sample_id", "sample_name", "section", "library_id"}
 _LABELS = {"v2", "label", "labels", "annotation", "annotations", "layer", "region"}
 _YES, _NO = ["1", "1.0", "true"], ["0", "0.0", "false"]
+_NUMBER = "\0number"  # no file's column
 _PLACES = (
     ("xaxis", "yaxis"),
     ("pixel_x", "pixel_y"),
@@ -36,24 +37,26 @@ class Rows:
     """A slide's rows of a table: what they name, or where they lie, and their labels.
 
     ``spot`` is without the slide's name; ``xy`` (n, 2) in pixels; either may be None.
+    ``number`` counts the file's rows, those of other slides too, from 1.
     """
 
     spot: pl.Series | None
     xy: NDArray[np.float64] | None
     label: pl.Series
+    number: pl.Series
 
     def names(self) -> pl.Series:
         """What to call each row: its spot's name, else its number below the header."""
         if self.spot is not None:
             return self.spot.fill_null("")
-        return pl.select(pl.int_range(1, len(self.label) + 1).cast(pl.String)).to_series()
+        return self.number.cast(pl.String)
 
 
 def read_rows(
     path: Path, content: bytes, slide: str, column: str | None, spots: "pd.Index[str]"
 ) -> Rows:
     """The rows of one slide."""
-    table = _read(path, content)
+    table = _read(path, content, slide, spots)
     names = {name: name.strip().casefold() for name in table.columns}
     usual = [name for name, plain in names.items() if plain in _SPOTS]
     spot = _spot_column(table, usual, slide, spots)
@@ -64,7 +67,9 @@ def read_rows(
             f"as 'x' and 'y', got {table.columns[:8]}"
         )
     of_slide = _slide_column(table, slide, spot, column, spots)
+    table = table.with_columns(pl.int_range(1, pl.len() + 1).alias(_NUMBER))
     table, spot_names = _of_slide(path, table, slide, (spot, of_slide), spots)
+    number = table.drop_in_place(_NUMBER)
     used = {
         spot,
         of_slide,
@@ -76,10 +81,10 @@ def read_rows(
     if place is not None:
         columns = [next(n for n, plain in names.items() if plain == axis) for axis in place]
         xy = table.select(pl.col(columns).cast(pl.Float64, strict=False)).to_numpy()
-    return Rows(spot_names, xy, label)
+    return Rows(spot_names, xy, label, number)
 
 
-def _read(path: Path, content: bytes) -> pl.DataFrame:
+def _read(path: Path, content: bytes, slide: str, spots: "pd.Index[str]") -> pl.DataFrame:
     """The table as texts, a row a spot."""
     try:
         if content.startswith(b"PAR1"):
@@ -88,7 +93,9 @@ def _read(path: Path, content: bytes) -> pl.DataFrame:
         if len(second) == len(first) + 1:  # R's write.table gives no name to row names
             content = separator.encode() + content.removeprefix(b"\xef\xbb\xbf")
             first = ["", *first]
-        bare = bool(first) and look_like_spots(pl.Series(first[:1], dtype=pl.String))[0]
+        cell = pl.Series([name.strip() for name in first[:1]], dtype=pl.String)
+        own = cell.str.strip_prefix(f"{slide}_").append(cell).is_in(spots.astype(str).tolist())
+        bare = bool(own.any() or look_like_spots(cell).any())
         table = pl.read_csv(
             io.BytesIO(content), separator=separator, infer_schema_length=0, has_header=not bare
         )

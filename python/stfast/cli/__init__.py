@@ -7,7 +7,9 @@ imported when it runs, so that ``--help`` answers at once.
 
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -56,7 +58,7 @@ _EXPECTED = (
 
 def main() -> NoReturn:
     """Run the command line; called by the script ``stfast``."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_ours(warnings.showwarning)
     try:
         app(standalone_mode=True)
     except _EXPECTED as error:
@@ -68,9 +70,16 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """What was noticed, without the line of code that noticed it."""
-    print(f"stfast: warning: {' '.join(str(message).split())}", file=sys.stderr)
+def _show_ours(others: Callable[..., Any]) -> Callable[..., None]:
+    """Our warnings as lines without the code that noticed them; those of ``others`` as before."""
+
+    def show(message: Warning | str, category: Any, filename: str, *rest: Any, **more: Any) -> None:
+        if not {"typer", "click", "stfast"} & set(Path(filename).parts):
+            others(message, category, filename, *rest, **more)
+            return
+        print(f"stfast: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    return show
 
 
 def _one_line(error: BaseException) -> str:
