@@ -362,3 +362,25 @@ def test_no_header_and_names_of_ones_own(tmp_path, adata, prefix):
     text = "".join(f"{prefix}cell{n},{kind}\n" for n, kind in enumerate(KINDS))
     found = stfast.labels_of(written(tmp_path / "a.csv", text), adata)
     assert found.label.tolist() == list(KINDS)
+
+
+def test_labels_in_a_column_called_as_spots_may_be(tmp_path, adata):
+    path = written(tmp_path / "a.csv", table_of(adata, "barcode,cell", KINDS))
+    assert stfast.labels_of(path, adata).label.tolist() == list(KINDS)
+
+
+@pytest.mark.parametrize("slide", ["10", "tumor"])
+def test_coordinates_and_labels_are_no_slides(tmp_path, adata, slide):
+    x, y = adata.obsm["spatial"].astype(int).T
+    path = written(tmp_path / "a.csv", table_of(adata, "x,y,kind", y, KINDS, names=x))
+    assert stfast.labels_of(path, adata, slide=slide).label.tolist() == list(KINDS)
+
+
+def test_barcodes_of_two_other_samples_are_none_of_ours(tmp_path, adata):
+    stems = [name.removesuffix("-1") for name in adata.obs_names]
+    names = [f"{stem}-2" for stem in stems[:2]] + [f"{stem}-3" for stem in stems[2:]]
+    path = written(tmp_path / "a.csv", table_of(adata, "barcode,label", KINDS, names=names))
+    with pytest.raises(stfast.FormatError, match="got"):
+        stfast.labels_of(path, adata)
+    path = written(tmp_path / "b.csv", table_of(adata, "barcode,label", KINDS, names=stems))
+    assert stfast.labels_of(path, adata).label.tolist() == list(KINDS)

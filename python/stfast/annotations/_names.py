@@ -12,6 +12,8 @@ _SPOT = (
     r"^(?:.*_)?(?:[ACGTN]{10,}(?:-\d+)?|s_\d+um_\d+_\d+(?:-\d+)?"
     r"|-?\d+(?:\.\d+)?[x_]-?\d+(?:\.\d+)?)$"
 )
+_END = pl.col("name").str.extract(r"(-\d+)$").fill_null("")
+"""The end of a barcode, ``-1``: in a file of several samples, which of them."""
 
 
 def look_like_spots(names: pl.Series) -> pl.Series:
@@ -22,7 +24,8 @@ def look_like_spots(names: pl.Series) -> pl.Series:
 def join_names(rows: pl.Series, spots: "pd.Index[str]") -> tuple[pl.DataFrame, str | None]:
     """Pairs of numbers, ``spot`` and ``row``, by the way of writing that fits most rows.
 
-    Exact names win if any fits: without their suffix, barcodes of other samples are alike.
+    Exact names win if any fits: without their end, barcodes of other samples are alike. So
+    rows that are joined without it share one, and it is none that the spots have.
     """
     ours = pl.DataFrame({"name": spots.astype(str).tolist()}).with_row_index("spot")
     theirs = pl.DataFrame({"name": rows}).with_row_index("row")
@@ -31,7 +34,12 @@ def join_names(rows: pl.Series, spots: "pd.Index[str]") -> tuple[pl.DataFrame, s
         keyed = ours.select("spot", key=key).drop_nulls()
         if keyed["key"].is_duplicated().any():
             continue
-        pairs = theirs.select("row", key=key).drop_nulls().join(keyed, on="key", how="inner")
+        keys = theirs.select("row", key=key, end=_END).drop_nulls()
+        pairs = keys.join(keyed, on="key", how="inner")
+        if way == "barcode":
+            pairs = pairs.filter(~pl.col("end").is_in(ours.select(_END).to_series().to_list()))
+            if pairs["end"].n_unique() > 1:
+                continue
         if pairs.height > best.height:
             best, by = pairs.select("spot", "row"), way
         if by == "name":

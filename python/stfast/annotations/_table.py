@@ -60,27 +60,25 @@ def read_rows(
     names = {name: name.strip().casefold() for name in table.columns}
     usual = [name for name, plain in names.items() if plain in _SPOTS]
     spot = _spot_column(table, usual, slide, spots)
-    place = next((pair for pair in _PLACES if set(pair) <= set(names.values())), None)
-    if spot is None and place is None:
+    axes = next((pair for pair in _PLACES if set(pair) <= set(names.values())), ())
+    place = [next(n for n, plain in names.items() if plain == axis) for axis in axes]
+    if spot is None and not place:
         raise ValueError(
             f"{path}: expected a column of spots, such as 'barcode', or of coordinates, such "
             f"as 'x' and 'y', got {table.columns[:8]}"
         )
-    of_slide = _slide_column(table, slide, spot, column, spots)
+    others = [name for name in names if name not in (spot, column, *place)]
+    of_slide = _slide_column(table, slide, spot, others, spots, labelled=column is not None)
     table = table.with_columns(pl.int_range(1, pl.len() + 1).alias(_NUMBER))
     table, spot_names = _of_slide(path, table, slide, (spot, of_slide), spots)
     number = table.drop_in_place(_NUMBER)
-    used = {
-        spot,
-        of_slide,
-        *usual,
-        *(name for name, plain in names.items() if plain in (place or ())),
-    }
-    label = _label(path, table, column, [name for name in names if name not in used])
+    rest = [name for name in others if name != of_slide]
+    # Rows are numbered too: such a column is no label, unless nothing else is left.
+    rest = [name for name in rest if name not in usual] or rest
+    label = _label(path, table, column, rest)
     xy = None
-    if place is not None:
-        columns = [next(n for n, plain in names.items() if plain == axis) for axis in place]
-        xy = table.select(pl.col(columns).cast(pl.Float64, strict=False)).to_numpy()
+    if place:
+        xy = table.select(pl.col(place).cast(pl.Float64, strict=False)).to_numpy()
     return Rows(spot_names, xy, label, number)
 
 
@@ -147,17 +145,25 @@ def _spot_column(
 
 
 def _slide_column(
-    table: pl.DataFrame, slide: str, spot: str | None, column: str | None, spots: "pd.Index[str]"
+    table: pl.DataFrame,
+    slide: str,
+    spot: str | None,
+    others: list[str],
+    spots: "pd.Index[str]",
+    *,
+    labelled: bool,
 ) -> str | None:
     """The column that says of which slide a row is; one that is named so, or holds its name.
 
-    A cluster may be called as the slide is: the latter only where spots alone do not tell.
+    A cluster may be called as the slide is: the latter only where spots alone do not tell,
+    and another column is left for labels.
     """
-    rest = [name for name in table.columns if name not in (spot, column)]
-    holding = [name for name in rest if (table[name] == slide).any()]
-    named = [name for name in rest if name.strip().casefold() in _SLIDES]
+    holding = [name for name in others if (table[name] == slide).any()]
+    named = [name for name in others if name.strip().casefold() in _SLIDES]
     if named:
         return next((name for name in named if name in holding), named[0])
+    if len(others) < 2 and not labelled:
+        return None
     if spot is not None:
         bare = table[spot].str.strip_prefix(f"{slide}_")
         ours = bare.filter(bare.is_in(spots.astype(str).tolist()))

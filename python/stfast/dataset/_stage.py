@@ -358,12 +358,9 @@ def _counts(adata: "AnnData") -> sparse.csr_matrix:
 
 
 def _smallest(counts: sparse.csr_matrix) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """A matrix's three arrays; counts in the smallest type that holds them, others as float32."""
-    values = counts.data
-    wide: type[Any] = np.float32
-    if values.min(initial=0) >= 0 and np.array_equal(values, np.rint(values)):
-        most = int(values.max(initial=0))
-        wide = np.min_scalar_type(most).type if most < 1 << 32 else np.float32
+    """A matrix's three arrays; counts in the smallest type that holds them, the largest float32."""
+    values, most = counts.data, int(counts.data.max(initial=0))
+    wide = np.min_scalar_type(most).type if most < 1 << 32 else np.float32
     indptr = counts.indptr.astype(np.int64)
     return indptr, counts.indices.astype(np.int32), values.astype(wide)
 

@@ -8,6 +8,8 @@ from sklearn.model_selection import train_test_split
 
 ALPHAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 SEEDS = (0, 1, 2, 3, 4)
+EXCLUDED = ("undetermined", "Exclude")
+"""Labels that the paper leaves out."""
 
 Rows = NDArray[np.int64]
 Parts = tuple[Rows, Rows, Rows]

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stfast.learn._genes import median_total
-from stfast.learn._splits import known
+from stfast.learn._splits import EXCLUDED, known
 from stfast.learn.embedding import read_embeddings
 from stfast.learn.predict import predict_genes
 from stfast.learn.probe import linear_probe
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Embeddings = Mapping[str, str | os.PathLike[str]]
 
-EXCLUDED = ("undetermined", "Exclude")
 
 _PROBE: dict[str, type[pl.DataType]] = {
     "model": pl.String,

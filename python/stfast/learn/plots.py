@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stfast._output import whole
+from stfast.learn._splits import EXCLUDED
 
 if TYPE_CHECKING:
     from stfast.dataset import Dataset
@@ -111,7 +112,7 @@ def draw_slides(
     folder: str | os.PathLike[str],
     *,
     labels: str | os.PathLike[str] | None = None,
-    exclude: Sequence[str] = ("undetermined", "Exclude"),
+    exclude: Sequence[str] = EXCLUDED,
     seed: int = 0,
 ) -> list[Path]:
     """Draw each slide's labels beside the t-SNE of each model, a PNG a slide.

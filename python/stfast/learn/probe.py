@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from stfast.learn._splits import (
     ALPHAS,
+    EXCLUDED,
     SEEDS,
     features,
     known,
@@ -49,7 +50,7 @@ def linear_probe(
     labels: Sequence[str | None],
     *,
     slides: Sequence[str] | None = None,
-    exclude: Sequence[str] = ("undetermined", "Exclude"),
+    exclude: Sequence[str] = EXCLUDED,
 ) -> Probe:
     """Fit the paper's linear classifier at five alphas and five seeds.
 

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import ArrayLike
 from sklearn import metrics
 
-from stfast.learn._splits import features, known, same_length
+from stfast.learn._splits import EXCLUDED, features, known, same_length
 
 
 def cluster_scores(
@@ -15,7 +15,7 @@ def cluster_scores(
     labels: Sequence[str | None],
     *,
     slides: Sequence[str],
-    exclude: Sequence[str] = ("undetermined", "Exclude"),
+    exclude: Sequence[str] = EXCLUDED,
 ) -> pl.DataFrame:
     """Silhouette, Calinski-Harabasz and Davies-Bouldin of each slide's labels.
 
