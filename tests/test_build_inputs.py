@@ -229,7 +229,7 @@ def _tiles(out):
 
 
 def test_a_slide_of_a_dataset_becomes_spatialdata(tmp_path):
-    pytest.importorskip("spatialdata", reason="pip install 'stfast[contract]'")
+    pytest.importorskip("spatialdata", reason="make test-contract")
     outs = made.write_visium(tmp_path / "v/outs", full=True)
     stfast.build(manifest_of(v=outs), tmp_path / "out", **SMALL)
     found = stfast.to_spatialdata(stfast.Dataset(tmp_path / "out").adata("v"))

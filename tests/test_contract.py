@@ -1,8 +1,8 @@
 """The contract: what stfast reads plots in scanpy and squidpy and turns into SpatialData.
 
-The packages themselves are the judges. squidpy, spatialdata and spatialdata-io bring a
-hundred others along, so they are the extra ``contract``, not of ``dev``: without them
-their tests are skipped.
+The packages themselves are the judges. squidpy, spatialdata, spatialdata-io and annbatch
+bring a hundred others along, so they have an environment of their own: `make test-contract`.
+Without them their tests are skipped.
 """
 
 import warnings
@@ -13,9 +13,10 @@ import pytest
 
 import oracles_readers as made
 from stfast import read, read_st, read_visium_hd, to_spatialdata
+from stfast.convert import save
 
 mpl.use("Agg")
-WHY = "pip install 'stfast[contract]'"
+WHY = "make test-contract"
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,31 @@ def test_spatialdata_io_reads_the_same_visium(tmp_path):
         np.testing.assert_array_equal(
             np.asarray(ours.images[name]), np.asarray(theirs.images[name])
         )
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_annbatch_loads_the_rows_of_slides_written_as_zarr(visium, st, tmp_path, shuffle):
+    annbatch = pytest.importorskip("annbatch", reason=WHY)
+    import anndata
+    import zarr
+
+    slides = [slide[:, :10].copy() for slide in (visium, st)]
+    loader = annbatch.Loader(
+        batch_size=7, chunk_size=4, preload_nchunks=7, shuffle=shuffle, return_index=True,
+        rng=np.random.default_rng(0) if shuffle else None,
+    )  # fmt: skip
+    for number, slide in enumerate(slides):
+        slide.var_names = [f"g{i}" for i in range(10)]
+        save(slide, tmp_path / f"{number}.zarr")
+        stored = anndata.io.sparse_dataset(zarr.open(tmp_path / f"{number}.zarr")["X"])
+        loader.add_dataset(stored, obs=slide.obs[["array_row"]])
+    seen = []
+    rows = np.vstack([slide.X.toarray() for slide in slides])
+    for batch in loader:
+        np.testing.assert_array_equal(batch["X"].toarray(), rows[batch["index"]])
+        seen += batch["index"].tolist()
+    assert sorted(seen) == list(range(len(rows)))
+    assert (seen == sorted(seen)) is not shuffle
 
 
 def test_without_spatialdata_it_says_what_to_install(bins):
