@@ -34,6 +34,8 @@ class Options:
     n_bins: int
     normalize: bool
     scanpy_compat: bool
+    batched: bool = False
+    """Whether batches were asked for, of which there may be one."""
 
     @property
     def raw(self) -> bool:
@@ -156,10 +158,10 @@ def dispersed(batches: Sequence[Batch], options: Options, run: Run) -> pd.DataFr
     """Seurat and cell_ranger: normalised dispersions, averaged over batches."""
     tables, chosen = [], []
     for batch in batches:
-        table, expressed = _dispersions(batch, options, run, all_genes=len(batches) == 1)
+        table, expressed = _dispersions(batch, options, run)
         tables.append(table)
         chosen.append(_chosen(table, options) & expressed)
-    if len(batches) == 1:
+    if not options.batched:
         return tables[0].assign(highly_variable=chosen[0])
     table, n_batches = dispersion.combine(tables, chosen)
     if options.n_top_genes is None:
@@ -187,17 +189,17 @@ def _chosen(table: pd.DataFrame, options: Options) -> NDArray[np.bool_]:
 
 
 def _dispersions(
-    batch: Batch, options: Options, run: Run, *, all_genes: bool
+    batch: Batch, options: Options, run: Run
 ) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
     """Table of a batch, and which genes are in it.
 
-    Of several batches, each is told of the genes that it expresses; the others enter
+    A batch, also an only one, is told of the genes that it expresses; the others enter
     with zeros, as in scanpy.
     """
     mean, variance = _expression(batch, options, run)
     if not np.isfinite(mean).all():
         raise ValueError(f"{options.flavor}: expected log1p data, got values beyond any logarithm")
-    kept = np.ones(len(mean), dtype=np.bool_) if all_genes else mean > 0
+    kept = mean > 0 if options.batched else np.ones(len(mean), dtype=np.bool_)
     if options.flavor == "seurat":
         table = dispersion.seurat(mean[kept], variance[kept], options.n_bins)
     else:

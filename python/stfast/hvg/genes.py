@@ -90,7 +90,10 @@ def highly_variable_genes(
         Merged :func:`gene_moments` of the same spots: spares the first pass.
     scanpy_compat
         Choose the genes that scanpy 1.11.5 chooses where stfast differs on purpose: ties
-        at the cut, their order, the first batch's clip, the median over empty spots.
+        at the cut, their order, the first batch's clip, the median over empty spots. So
+        does scanpy 1.12.0 to 1.12.3; 1.12.4 takes that median as stfast does without
+        ``scanpy_compat``, and from 1.12.2 on batches of ``"seurat_v3"`` have numbers
+        that depend on the order of the spots, which is not followed.
     workers
         Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
         The answer does not depend on it.
@@ -102,8 +105,9 @@ def highly_variable_genes(
     DataFrame or None
         Genes × columns as scanpy names them: ``means``, ``highly_variable``, and
         ``variances``, ``residual_variances`` or ``variances_norm``,
-        ``highly_variable_rank``; or ``dispersions``, ``dispersions_norm``. With batches
-        also ``highly_variable_nbatches`` and ``highly_variable_intersection``.
+        ``highly_variable_rank``; or ``dispersions``, ``dispersions_norm``. With
+        ``batch_key``, of one batch too, also ``highly_variable_nbatches`` and, but for
+        ``"seurat_v3"``, ``highly_variable_intersection``.
 
     Raises
     ------
@@ -123,8 +127,9 @@ def highly_variable_genes(
 
     Notes
     -----
-    Values equal scanpy's (1.11.5). Counts are summed as integers, floats over fixed
-    blocks of 4,096 rows in order. Ties go to the gene that comes first.
+    Values equal scanpy's (1.11.5 to 1.12.4, but for the above). Counts are summed as
+    integers, floats over fixed blocks of 4,096 rows in order. Ties go to the gene that
+    comes first.
     """
     options = Options(
         flavor,
@@ -136,10 +141,10 @@ def highly_variable_genes(
         n_bins=n_bins,
         normalize=normalize and flavor in _DISPERSION,
         scanpy_compat=scanpy_compat,
+        batched=batch_key is not None,
     )
     run = Run(_check.workers(workers), progress)
-    batches, genes = _batches(adata, batch_key, layer, moments, run)
-    table = _found(batches, options, run).set_index(genes)
+    table = _found(*_batches(adata, batch_key, layer, moments, run), options, run)
     for note in run.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return _deliver(adata, table, options, batch_key, layer, subset=subset, inplace=inplace)
@@ -250,13 +255,15 @@ def _with_two_spots(batches: dict[Any, list[Source]], run: Run) -> list[Batch]:
     return kept
 
 
-def _found(batches: list[Batch], options: Options, run: Run) -> pd.DataFrame:
+def _found(
+    batches: list[Batch], genes: "pd.Index[str]", options: Options, run: Run
+) -> pd.DataFrame:
     """The table of all genes; fewer chosen than asked for is said."""
     table = (dispersed if options.flavor in _DISPERSION else ranked)(batches, options, run)
     chosen, wanted = int(table["highly_variable"].sum()), options.n_top_genes
     if wanted is not None and chosen < wanted:
         run.say(f"n_top_genes: expected {wanted} genes with a score, got {chosen}: all are chosen")
-    return table
+    return table.set_index(genes)
 
 
 def _deliver(
