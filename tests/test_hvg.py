@@ -311,7 +311,7 @@ def test_log_data_are_no_raw_counts():
         ({"theta": np.nan}, ValueError, "theta"),
         ({"clip": -1}, ValueError, "clip: expected a positive number, got -1"),
         ({"clip": 0}, ValueError, "clip: expected a positive number, got 0"),
-        ({"layer": "gone"}, KeyError, "layer: expected one of.*got 'gone'"),
+        ({"layer": "gone"}, KeyError, r"layer: expected one of \[\], got 'gone'"),
         ({"flavor": "seurat", "normalize": True, "n_bins": 0}, ValueError, "bins"),
         ({"workers": 0}, ValueError, "workers: expected an integer of at least 1, got 0"),
     ],

@@ -164,7 +164,7 @@ def _summed(
         X=None if adata.X is None else total(adata.X, progress),
         obs=obs,
         var=adata.var.copy(),
-        layers={name: total(layer) for name, layer in adata.layers.items()},
+        layers={name: total(layer) for name, layer in _spatial.layers(adata).items()},
         varm=dict(adata.varm),
         uns={key: value for key, value in adata.uns.items() if key not in (*_OF_SQUARES, "stfast")},
     )

@@ -74,6 +74,11 @@ def image_path(adata: AnnData) -> Path:
     return Path(path)
 
 
+def layers(adata: AnnData) -> dict[str, Any]:
+    """The named layers; from anndata 0.13 on, ``adata.layers`` lists ``X`` too, under ``None``."""
+    return {name: layer for name, layer in adata.layers.items() if name is not None}
+
+
 def in_picture(xy: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Which centres lie within a picture of (height, width) pixels."""
     height, width = shape

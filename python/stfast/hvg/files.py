@@ -20,6 +20,7 @@ from anndata.io import read_elem
 from anndata.utils import make_index_unique
 from scipy import sparse
 
+from stfast import _spatial
 from stfast._core import FormatError
 from stfast.h5 import opened as opened_h5
 from stfast.hvg.source import Read, Source, in_memory
@@ -65,7 +66,7 @@ def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
 
 def _of_anndata(adata: AnnData, layer: str | None, name: str) -> Source:
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
+        raise KeyError(f"layer: expected one of {list(_spatial.layers(adata))}, got {layer!r}")
     matrix = adata.X if layer is None else adata.layers[layer]
     if hasattr(matrix, "to_memory") and hasattr(matrix, "group"):
         group = matrix.group
