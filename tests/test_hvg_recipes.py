@@ -139,7 +139,7 @@ def test_a_file_holds_what_memory_would(recipe, suffix, tmp_path):
         assert list(stored.obs_names) == list(expected.obs_names)
         assert list(stored.obs["slide"]) == list(expected.obs["slide"])
         if recipe is hvg_rank_combined:
-            assert (stored.uns["hvg_genes"].to_numpy() == expected.uns["hvg_genes"]).all(None)
+            assert (stored.uns["hvg_genes"].to_numpy() == expected.uns["hvg_genes"]).all(axis=None)
 
 
 def test_progress_counts_slides():
