@@ -5,6 +5,7 @@ is handed its work in the order that suits it best. Modules are imported when ca
 that a bench runs with the peers that are there.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,7 +246,9 @@ def scipy_mtx(path: Path) -> sparse.csr_matrix:
     """Triplets on all threads, then barcodes × genes in CSR."""
     import scipy.io
 
-    turned: Any = scipy.io.mmread(path)
+    # scipy 1.18 warns that 1.20 will return a sparse array unless asked; older ones know no option.
+    knows = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+    turned: Any = scipy.io.mmread(path, **({"spmatrix": True} if knows else {}))
     return sparse.csr_matrix(turned.T)
 
 

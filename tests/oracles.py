@@ -303,24 +303,26 @@ def interlaced_png(array):
 
 
 def tiff(path, strip, tags, *, ndpi=False):
-    """A little-endian TIFF of one strip, with nothing in it but these tags (code to numbers).
+    """A little-endian TIFF of one strip, with no tags but these: code to numbers or text.
 
     ``ndpi``: with Hamamatsu's wider offsets, a word of upper bytes after each directory's tags.
     """
-    tags = {
-        code: values if isinstance(values, tuple) else (values,) for code, values in tags.items()
-    }
     front = 12 if ndpi else 8
-    tags |= {273: (front,), 279: (len(strip),)}
+    tags = tags | {273: front, 279: len(strip)}
     start = front + len(strip) + len(strip) % 2
     after = bytes(8 + 4 * len(tags)) if ndpi else bytes(4)
     apart = start + 2 + 12 * len(tags) + len(after)
     entries, more = b"", b""
-    for code, values in sorted(tags.items()):
-        packed = struct.pack(f"<{len(values)}I", *values)
-        where = packed if len(values) == 1 else struct.pack("<I", apart + len(more))
-        more += b"" if len(values) == 1 else packed
-        entries += struct.pack("<HHI", code, 4, len(values)) + where
+    for code, value in sorted(tags.items()):
+        if isinstance(value, str):
+            kind, n, packed = 2, len(value) + 1, value.encode() + b"\0"
+        else:
+            numbers = value if isinstance(value, tuple) else (value,)
+            kind, n, packed = 4, len(numbers), struct.pack(f"<{len(numbers)}I", *numbers)
+        fits = len(packed) <= 4
+        where = packed.ljust(4, b"\0") if fits else struct.pack("<I", apart + len(more))
+        more += b"" if fits else packed + bytes(len(packed) % 2)
+        entries += struct.pack("<HHI", code, kind, n) + where
     head = struct.pack("<2sHQ" if ndpi else "<2sHI", b"II", 42, start)
     directory = struct.pack("<H", len(tags)) + entries + after
     Path(path).write_bytes(head + strip + bytes(len(strip) % 2) + directory + more)

@@ -5,6 +5,7 @@ in the plainest way, by h5py, scipy.io, json and csv.
 """
 
 import gzip
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -35,6 +36,16 @@ def counts(n, genes, seed=0, density=0.2):
 
 def names(n, prefix):
     return [f"{prefix}{i:04}" for i in range(n)]
+
+
+def read_mtx(path):
+    """What scipy reads of a Matrix Market file, as a sparse matrix.
+
+    scipy 1.20 will return a sparse array unless asked, and 1.18 warns of it; older ones
+    know no such option.
+    """
+    knows = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+    return scipy.io.mmread(path, **({"spmatrix": True} if knows else {}))
 
 
 def barcodes(n):

@@ -132,6 +132,23 @@ def test_labels_of_anndata_are_cells():
         aggregate_bins(adata, labels="gone")
 
 
+@pytest.mark.parametrize("options", [{"factor": 4}, {"labels": np.arange(100) % 7}])
+@pytest.mark.parametrize("with_x", [True, False])
+def test_layers_of_views_and_beside_no_x_are_summed_by_their_names(options, with_x):
+    adata = squares(side=10)
+    expected = aggregate_bins(adata[:100].copy(), **options)
+    if not with_x:
+        adata.X = None
+    found = aggregate_bins(adata[:100], **options)
+    # anndata 0.13 lists X among the layers, as None.
+    assert {name for name in found.layers if name is not None} == {"twice", "dense"}
+    for name in ("twice", "dense"):
+        assert_same(found.layers[name], expected.layers[name])
+    assert (found.X is None) == (not with_x)
+    if with_x:
+        assert_same(found.X, expected.X)
+
+
 def test_every_part_of_anndata_is_carried_or_left_out_as_documented():
     adata = squares()
     adata.raw = AnnData(adata.X * 3, var=pd.DataFrame(index=[f"r{i}" for i in range(9)]))

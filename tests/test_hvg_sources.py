@@ -140,9 +140,9 @@ def three_slides():
 
 def joined(slides):
     """The same spots in one AnnData, over the genes in common, by anndata."""
-    both = anndata.concat(slides, join="inner", keys=["0", "1", "2"], label="slide")
+    options = {"keys": ["0", "1", "2"], "label": "slide", "index_unique": "-"}
+    both = anndata.concat(slides, join="inner", **options)
     shared = [gene for gene in slides[0].var_names if gene in both.var_names]
-    both.obs_names_make_unique()
     return both[:, shared].copy()
 
 
@@ -171,7 +171,9 @@ def test_slides_that_share_no_genes_raise():
     other.var_names = [f"h{i}" for i in range(9)]
     with pytest.raises(ValueError, match="slides: expected genes in common, got none in 2 slides"):
         highly_variable_genes([one, other], n_top_genes=3)
-    twice = AnnData(heavy_tailed(20, 3), var=pd.DataFrame(index=["0", "1", "1"]))
+    # From 0.13 on, anndata's warnings of it point at these lines.
+    with pytest.warns(UserWarning, match="Variable names are not unique"):
+        twice = AnnData(heavy_tailed(20, 3), var=pd.DataFrame(index=["0", "1", "1"]))
     with pytest.raises(ValueError, match="slide 1: expected each gene once, got '1' again"):
         highly_variable_genes([one, twice], n_top_genes=3)
     with pytest.raises(ValueError, match="slides: expected at least one, got none"):

@@ -4,6 +4,8 @@ import gzip
 import shutil
 import warnings
 
+import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -107,6 +109,19 @@ def test_all_that_only_looks_like_a_slide_is_told_at_once(tmp_path):
     for words in ("GSE9_RAW.tar: expected it unpacked", "broken.h5ad: expected an h5ad",
                   "bare.h5ad: expected coordinates", "a: expected positions of spots"):  # fmt: skip
         assert words in told
+
+
+def test_spots_of_an_h5ad_are_counted_however_their_names_are_written(tmp_path):
+    adata = stfast.read(made.write_visium(tmp_path / "a/outs"))
+    for slide, dtype in (("object", object), ("string", pd.StringDtype("python"))):
+        adata.obs_names = adata.obs_names.astype(dtype)
+        with anndata.settings.override(allow_write_nullable_strings=True):
+            adata.write_h5ad(tmp_path / f"{slide}.h5ad")
+    with h5py.File(tmp_path / "string.h5ad") as file:
+        assert isinstance(file["obs"][file["obs"].attrs["_index"]], h5py.Group)
+    draft = stfast.draft_manifest(tmp_path)
+    counted = dict(zip(draft.table["slide"], draft.n_spots, strict=True))
+    assert counted == dict.fromkeys(("object", "string", "a"), adata.n_obs)
 
 
 def test_no_folder_and_nothing_in_it(tmp_path):

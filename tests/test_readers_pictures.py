@@ -156,8 +156,10 @@ def test_the_pictures_tag_is_held_against_it(tmp_path):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             read_visium(outs)
-        assert [w for w in said if "µm per pixel" in str(w.message)] == said
-        assert bool(said) == wrong
+        # anndata 0.13 causes another with pandas 3: it asks for an option that will go.
+        ours = [w for w in said if "future.infer_string" not in str(w.message)]
+        assert [w for w in ours if "µm per pixel" in str(w.message)] == ours
+        assert bool(ours) == wrong
 
 
 def test_real_spots_are_65_um_wide_or_70(real):

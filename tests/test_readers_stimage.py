@@ -1,5 +1,6 @@
 """STimage-1K4M's layout: written and read back exactly; the published files; broken ones."""
 
+import csv
 import gzip
 
 import numpy as np
@@ -177,8 +178,10 @@ def test_any_table_comes_back_bit_for_bit(*, seed, n, genes, dtype, density, tmp
     header = ",".join(["", *(f"g{i}" for i in range(genes))])
     arrays = (matrix.data, matrix.indices, matrix.indptr, genes)
     _core.write_table(path, header, names, ord(","), arrays, 2)
-    expected = pd.read_csv(path, index_col=0, float_precision="round_trip")
-    np.testing.assert_array_equal(expected.to_numpy(), matrix.toarray())
+    # Python's parser is exact; pandas 3.1 deprecates the option that made its own so.
+    rows = list(csv.reader(path.read_text().splitlines()))[1:]
+    expected = np.array([[float(value) for value in row[1:]] for row in rows])
+    np.testing.assert_array_equal(expected.astype(dtype), matrix.toarray())
     found, rows, columns = at_any_workers(lambda w: read_dense(path, w))
     np.testing.assert_array_equal(found.toarray().astype(dtype), matrix.toarray())
     assert rows == names

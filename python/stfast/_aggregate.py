@@ -76,8 +76,7 @@ def bin_names(bin_size: float, rows: NDArray[np.int64], cols: NDArray[np.int64])
 def _names(pattern: str, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> "pd.Index[str]":
     places = pl.DataFrame({"row": rows, "col": cols}).select(pl.all().cast(pl.String).str.zfill(5))
     named = places.select(pl.format(pattern, "row", "col"))
-    index: pd.Index[str] = pd.Index(named.to_series().to_list(), dtype=object)
-    return index
+    return _spatial.names(named.to_series().to_list())
 
 
 def by_bins(
@@ -124,7 +123,7 @@ def by_labels(
         raise ValueError(f"labels: expected a column of obs, got {column!r}")
     values = labels if column is None else adata.obs[column].to_numpy()
     groups, numbers = number_labels(_check.integers(values, "labels", adata.n_obs))
-    names = pd.Index([str(number) for number in numbers.tolist()], dtype=object)
+    names = _spatial.names([str(number) for number in numbers.tolist()])
     obs = pd.DataFrame({"label": numbers}, index=names)
     summed = _summed(adata, groups, obs, threads, progress)
     places = [name for name in ("array_row", "array_col") if name in adata.obs]
@@ -164,7 +163,7 @@ def _summed(
         X=None if adata.X is None else total(adata.X, progress),
         obs=obs,
         var=adata.var.copy(),
-        layers={name: total(layer) for name, layer in adata.layers.items()},
+        layers={name: total(layer) for name, layer in _spatial.layers(adata).items()},
         varm=dict(adata.varm),
         uns={key: value for key, value in adata.uns.items() if key not in (*_OF_SQUARES, "stfast")},
     )

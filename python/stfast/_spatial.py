@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 def library(adata: AnnData) -> tuple[str, dict[str, Any]]:
@@ -72,6 +73,20 @@ def image_path(adata: AnnData) -> Path:
     if not path:
         raise ValueError(f"{name}: expected a full-resolution image, got none; give image=")
     return Path(path)
+
+
+def names(texts: ArrayLike) -> "pd.Index[str]":
+    """Names of spots or genes in the dtype that pandas gives text: ``str`` from 3.0 on.
+
+    An index that is forced to be ``object`` equals no other there, such as the same names
+    read back from a file. Of no names at all, pandas would not know that they are text.
+    """
+    return pd.Index(texts, dtype=str)  # type: ignore[return-value]
+
+
+def layers(adata: AnnData) -> dict[str, Any]:
+    """The named layers; from anndata 0.13 on, ``adata.layers`` lists ``X`` too, under ``None``."""
+    return {name: layer for name, layer in adata.layers.items() if name is not None}
 
 
 def in_picture(xy: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:

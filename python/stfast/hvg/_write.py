@@ -15,6 +15,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 from numpy.typing import NDArray
 
+from stfast import _spatial
 from stfast._output import whole
 
 _FORMAT_VERSION = 1
@@ -58,7 +59,7 @@ def _obs(parts: list[Part]) -> pd.DataFrame:
     """A row a spot, named by slide and spot."""
     slides = np.repeat([part.slide for part in parts], [len(part.spots) for part in parts])
     spots = np.concatenate([part.spots.astype(str) for part in parts])
-    index = pd.Index(np.char.add(np.char.add(slides, "_"), spots), dtype=object)
+    index = _spatial.names(np.char.add(np.char.add(slides, "_"), spots))
     columns = {"slide": pd.Categorical(slides, [part.slide for part in parts]), "spot": spots}
     return pd.DataFrame(columns, index=index)
 

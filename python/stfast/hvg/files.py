@@ -20,6 +20,7 @@ from anndata.io import read_elem
 from anndata.utils import make_index_unique
 from scipy import sparse
 
+from stfast import _spatial
 from stfast._core import FormatError
 from stfast.h5 import opened as opened_h5
 from stfast.hvg.source import Read, Source, in_memory
@@ -39,7 +40,7 @@ def open_source(data: Any, layer: str | None = None) -> Source:
         raise ValueError(f"layer: expected none with a matrix, got {layer!r}")
     matrix: Any = data if sparse.issparse(data) else np.asarray(data)
     n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
-    return in_memory(matrix, pd.Index(np.arange(n_genes).astype(str)))
+    return in_memory(matrix, _spatial.names(np.arange(n_genes).astype(str)))
 
 
 def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
@@ -65,7 +66,7 @@ def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
 
 def _of_anndata(adata: AnnData, layer: str | None, name: str) -> Source:
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"layer: expected one of {list(adata.layers)}, got {layer!r}")
+        raise KeyError(f"layer: expected one of {list(_spatial.layers(adata))}, got {layer!r}")
     matrix = adata.X if layer is None else adata.layers[layer]
     if hasattr(matrix, "to_memory") and hasattr(matrix, "group"):
         group = matrix.group
@@ -147,9 +148,9 @@ def _of_tenx(path: Path) -> Source:
 
     def table() -> pd.DataFrame:
         with _reading(path, "barcodes"), opened_h5(path) as file:
-            return pd.DataFrame(index=pd.Index(file["matrix/barcodes"].asstr()[:], dtype=object))
+            return pd.DataFrame(index=_spatial.names(file["matrix/barcodes"].asstr()[:]))
 
-    genes = make_index_unique(pd.Index(names, dtype=object))
+    genes = make_index_unique(_spatial.names(names))
     source = _stored(opened, genes, str(path))
     source.table = table
     return source

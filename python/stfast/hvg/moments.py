@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from stfast import _check, _core
+from stfast import _check, _core, _spatial
 from stfast._core import FormatError
 from stfast._output import whole
 from stfast.hvg.files import Slide, open_source
@@ -149,7 +149,7 @@ class GeneMoments:
                 found = f"format {version}: written by stfast {about['version']}"
                 raise FormatError(f"{path}: expected at most format {_FORMAT_VERSION}, got {found}")
             columns = {name: frame[name].to_numpy() for name in _COLUMNS}
-            index = pd.Index(frame["gene"].to_list(), dtype=object)
+            index = _spatial.names(frame["gene"].to_list())
             totals = pd.Series(about["spots"], index=about["totals"], dtype=np.int64)
             table = pd.DataFrame(columns, index=index)
             return cls(table, about["kind"], totals, about["log_base"])

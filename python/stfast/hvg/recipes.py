@@ -15,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _check
+from stfast import _check, _spatial
 from stfast.hvg import dispersion, passes
 from stfast.hvg._write import Part, gather
 from stfast.hvg.files import Slides, open_slides
@@ -92,7 +92,7 @@ def hvg_rank_combined(
             if progress is not None:
                 progress(done)
 
-    var = pd.DataFrame(index=pd.Index([str(rank) for rank in range(n_top)], dtype=object))
+    var = pd.DataFrame(index=_spatial.names([str(rank) for rank in range(n_top)]))
 
     def about() -> dict[str, object]:
         table = pd.DataFrame.from_dict(genes, orient="index", columns=var.index)

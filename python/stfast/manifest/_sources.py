@@ -100,8 +100,9 @@ def _lines(path: Path) -> int | None:
 def _h5ad(path: Path) -> Found | str:
     try:
         with h5py.File(path) as file:
-            index = file["obs"].attrs.get("_index", "_index")
-            n = len(file["obs"][index])
+            names = file["obs"][file["obs"].attrs.get("_index", "_index")]
+            # Of pandas 3's text anndata writes a group: the values, and a mask of those missing.
+            n = len(names["values"] if isinstance(names, h5py.Group) else names)
             placed = "obsm/spatial" in file
     except (OSError, KeyError, TypeError, AttributeError) as error:
         return f"{path}: expected an h5ad, got {error}"

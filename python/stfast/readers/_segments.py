@@ -15,6 +15,7 @@ import polars as pl
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from stfast import _spatial
 from stfast._core import FormatError
 from stfast.bins import number_labels
 from stfast.readers import _tenx
@@ -127,7 +128,7 @@ def _sum_squares(
     names = pl.DataFrame({"n": numbers}).select(
         pl.format("cellid_{}-1", pl.col("n").cast(pl.String).str.zfill(9))
     )
-    obs = pd.DataFrame(index=pd.Index(names.to_series().to_list(), dtype=object))
+    obs = pd.DataFrame(index=_spatial.names(names.to_series().to_list()))
     obs["n_squares"] = np.bincount(groups[groups >= 0], minlength=len(numbers))
     adata = AnnData(X=counts, obs=obs, var=var)
     grid = read_grid(squares / "spatial" / "tissue_positions.parquet", size)

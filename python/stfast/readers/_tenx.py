@@ -22,7 +22,7 @@ from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _core
+from stfast import _core, _spatial
 from stfast._core import FormatError
 from stfast._stored import Stored, check_indptr, csr
 from stfast._warn import warn
@@ -315,7 +315,7 @@ def parse_squares(
 
 def unique_genes(names: list[str], path: Path) -> Any:
     """Symbols of genes, those that come again numbered as scanpy does."""
-    index = pd.Index(names, dtype=object)
+    index = _spatial.names(names)
     if index.is_unique:
         return index
     _log.info("%s: %d gene symbols come again: numbered", path, int(index.duplicated().sum()))
@@ -327,7 +327,7 @@ def named_barcodes(names: list[str], path: Path) -> pd.DataFrame:
 
     What they were is then kept as a column ``barcode``.
     """
-    index = pd.Index(names, dtype=object)
+    index = _spatial.names(names)
     # Of sorted names, as Space Ranger's are, pandas then knows this without hashing them.
     if (index.is_monotonic_increasing and index.is_unique) or index.is_unique:
         return pd.DataFrame(index=index)

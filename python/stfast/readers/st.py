@@ -99,7 +99,7 @@ def read_st(
             "array_col": places[:, 0].round().astype(np.int64),
             "in_picture": _spatial.in_picture(spots.xy, opened.shape),
         },
-        index=pd.Index(names, dtype=object),
+        index=_spatial.names(names),
     )
     adata = AnnData(X=matrix, obs=obs, var=pd.DataFrame(index=genes), obsm={"spatial": spots.xy})
     library = _library(opened, spots, _unit_um(places), _check.workers(workers))
@@ -172,7 +172,7 @@ def _read_counts(path: Path) -> tuple[sparse.csr_matrix, list[str], pd.Index]:
         rows, columns, values = columns, rows, values.T
     if not ((values >= 0) & (values < 2**31) & (values == np.trunc(values))).all():
         raise FormatError(f"{path}: expected whole counts from 0 to 2**31, got others")
-    genes = make_index_unique(pd.Index(columns, dtype=object))
+    genes = make_index_unique(_spatial.names(columns))
     return sparse.csr_matrix(values.astype(np.int32)), rows, genes
 
 

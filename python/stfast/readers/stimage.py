@@ -79,10 +79,10 @@ def read_stimage(
         raise FileNotFoundError(2, "No such file", str(folder / "gene_exp" / f"{slide}_count.csv"))
     matrix, names, genes = read_dense(counts, threads, progress)
     rows = _match([_spot(name, slide) for name in names], coord, counts)
-    obs = pd.DataFrame(index=pd.Index(coord["spot"].to_list(), dtype=object))
+    obs = pd.DataFrame(index=_spatial.names(coord["spot"].to_list()))
     obs["in_tissue"] = 1
     obs["array_row"], obs["array_col"] = _array_places(coord["spot"])
-    var = pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=object)))
+    var = pd.DataFrame(index=make_index_unique(_spatial.names(genes)))
     adata = AnnData(X=matrix[rows], obs=obs, var=var)
     adata.obsm["spatial"] = np.ascontiguousarray(coord.select("xaxis", "yaxis").to_numpy())
     _annotate(adata, folder, slide)
