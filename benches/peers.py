@@ -248,7 +248,8 @@ def scipy_mtx(path: Path) -> sparse.csr_matrix:
 
     # scipy 1.18 warns that 1.20 will return a sparse array unless asked; older ones know no option.
     knows = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
-    turned: Any = scipy.io.mmread(path, **({"spmatrix": True} if knows else {}))
+    asked: dict[str, Any] = {"spmatrix": True} if knows else {}
+    turned: Any = scipy.io.mmread(path, **asked)
     return sparse.csr_matrix(turned.T)
 
 

@@ -81,7 +81,8 @@ def names(texts: ArrayLike) -> "pd.Index[str]":
     An index that is forced to be ``object`` equals no other there, such as the same names
     read back from a file. Of no names at all, pandas would not know that they are text.
     """
-    return pd.Index(texts, dtype=str)  # type: ignore[return-value]
+    index: pd.Index[str] = pd.Index(np.asarray(texts, dtype=object), dtype="str")
+    return index
 
 
 def layers(adata: AnnData) -> dict[str, Any]:

@@ -115,12 +115,12 @@ def _together(counts: Sequence[Sums]) -> Sums:
     if len(counts) == 1:
         return counts[0]
     whole = all(sums.whole for sums in counts)
-    kind = np.uint64 if whole else np.float64
+    kind = np.dtype(np.uint64 if whole else np.float64)
     if whole and sum(float(sums.squares.max(initial=0)) for sums in counts) >= 2**64:
         raise OverflowError("counts: a gene's sum of squares does not fit uint64")
     n = sum(sums.n for sums in counts)
-    total = np.stack([sums.sum for sums in counts]).astype(kind).sum(axis=0)
-    squares = np.stack([sums.squares for sums in counts]).astype(kind).sum(axis=0)
+    total: Any = np.stack([sums.sum for sums in counts]).astype(kind).sum(axis=0)
+    squares: Any = np.stack([sums.squares for sums in counts]).astype(kind).sum(axis=0)
     return Sums(n, total, squares, None, counts[0].histogram)
 
 
