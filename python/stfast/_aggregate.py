@@ -1,9 +1,7 @@
 """AnnData of squares into AnnData of bins or labels: what becomes of each of its parts."""
 
-from collections.abc import Callable
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -11,11 +9,9 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from stfast import _check, _core, _spatial
-from stfast._stored import csr, stored_csr
-from stfast.h5 import Dataset
+from stfast import _check, _core, _lazy, _spatial
+from stfast._sums import Progress, sum_rows
 
-Progress = Callable[[int], object]
 Step = tuple[int, tuple[int, int]]
 """Squares along a side of a bin; row and column of the square at which bin (0, 0) starts."""
 
@@ -35,24 +31,6 @@ def assign(
             raise ValueError(f"origin: expected {name} less it to fit in 64 bits, got {start}")
         shifted.append(places - start if start else places)
     return _core.assign_bins(shifted[0], shifted[1], factor, threads)
-
-
-def sums(
-    matrix: _check.Matrix,
-    groups: NDArray[np.int64],
-    n_groups: int,
-    threads: int,
-    progress: Progress | None = None,
-) -> sparse.csr_matrix:
-    """Sums of the rows of each group; int32 sums that do not fit become int64."""
-    try:
-        arrays = _core.sum_groups(matrix, groups, n_groups, threads, progress)
-    except OverflowError:
-        if matrix[0].dtype != np.int32:
-            raise
-        wide = (matrix[0].astype(np.int64), *matrix[1:])
-        arrays = _core.sum_groups(wide, groups, n_groups, threads, progress)
-    return csr(arrays, n_groups, matrix[3])
 
 
 def number_labels(
@@ -86,6 +64,7 @@ def by_bins(
     progress: Progress | None,
 ) -> AnnData:
     """Bins of a size in µm or of a number of squares a side."""
+    adata = _lazy.tables(adata)
     bin_size, factor, origin = asked
     square = _square_um(adata)
     if factor is None:
@@ -118,10 +97,11 @@ def by_labels(
     adata: AnnData, labels: ArrayLike | str, threads: int, progress: Progress | None
 ) -> AnnData:
     """Cells or regions."""
+    adata = _lazy.tables(adata)
     column = labels if isinstance(labels, str) else None
     if column is not None and column not in adata.obs:
         raise ValueError(f"labels: expected a column of obs, got {column!r}")
-    values = labels if column is None else adata.obs[column].to_numpy()
+    values = labels if column is None else adata.obs[column]
     groups, numbers = number_labels(_check.integers(values, "labels", adata.n_obs))
     names = _spatial.names([str(number) for number in numbers.tolist()])
     obs = pd.DataFrame({"label": numbers}, index=names)
@@ -149,12 +129,12 @@ def _summed(
     n = len(obs)
 
     def total(matrix: Any, report: Progress | None = None) -> sparse.csr_matrix:
-        return _sum_any(matrix, groups, n, threads, report)
+        return sum_rows(matrix, groups, n, threads, report)
 
     squares = groups >= 0
     for name in ("in_picture", "in_tissue"):
         if name in adata.obs:
-            yes = adata.obs[name].to_numpy()[squares] != 0
+            yes = _spatial.flags(adata.obs, name)[squares] != 0
             any_square = np.bincount(groups[squares], weights=yes, minlength=n) > 0
             kept = any_square if name == "in_picture" else any_square.astype(np.int64)
             obs.insert(0, name, kept)
@@ -164,52 +144,29 @@ def _summed(
         obs=obs,
         var=adata.var.copy(),
         layers={name: total(layer) for name, layer in _spatial.layers(adata).items()},
-        varm=dict(adata.varm),
+        varm=_lazy.in_memory(dict(adata.varm)),
         uns={key: value for key, value in adata.uns.items() if key not in (*_OF_SQUARES, "stfast")},
     )
     out.uns["stfast"] = dict(adata.uns.get("stfast", {}))
     for name, pairs in adata.varp.items():
-        out.varp[name] = pairs
+        out.varp[name] = _lazy.in_memory(pairs)
     if adata.raw is not None:
         whole = AnnData(X=total(adata.raw.X), obs=obs[[]], var=adata.raw.var.copy())
         out.raw = whole
     for name, values in adata.obsm.items():
-        mean = None if name == "spatial" else _mean_of(values, groups, n, obs.index)
+        held = None if name == "spatial" else _lazy.in_memory(values)
+        mean = None if held is None else _mean_of(held, groups, n, obs.index)
         if mean is not None:
             out.obsm[name] = mean
     return out
-
-
-def _sum_any(
-    matrix: Any, groups: NDArray[np.int64], n: int, threads: int, progress: Progress | None
-) -> sparse.csr_matrix:
-    """Sums of a matrix in memory, or in the file of backed AnnData."""
-    group = getattr(matrix, "group", None)
-    if isinstance(matrix, h5py.Dataset):
-        return sums(_check.matrix(Dataset(matrix, threads).read()), groups, n, threads, progress)
-    if not isinstance(group, h5py.Group):
-        return sums(_check.matrix(matrix), groups, n, threads, progress)
-    shape = (int(matrix.shape[0]), int(matrix.shape[1]))
-    stored = stored_csr(group, shape, threads)
-    if matrix.format != "csr":
-        arrays = (stored.data.read(), stored.indices.read(), stored.indptr)
-        whole = sparse.csc_matrix(arrays, shape=shape)
-        return sums(_check.matrix(whole), groups, n, threads, progress)
-    kind = stored.data.stored
-    if kind.kind == "f":
-        found = stored.sums(groups, n, dtypes=("float64",), progress=progress)
-        return csr((found[0].astype(kind, copy=False), *found[1:]), n, shape[1])
-    narrow = kind.itemsize < 4 or kind == np.int32
-    dtypes = ("int32", "int64") if narrow else ("int64",)
-    return csr(stored.sums(groups, n, dtypes=dtypes, progress=progress), n, shape[1])
 
 
 def _places(adata: AnnData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     missing = [name for name in ("array_row", "array_col") if name not in adata.obs]
     if missing:
         raise ValueError(f"obs: expected array_row and array_col, got no {' and '.join(missing)}")
-    rows = _check.integers(adata.obs["array_row"].to_numpy(), "array_row")
-    return rows, _check.integers(adata.obs["array_col"].to_numpy(), "array_col")
+    rows = _check.integers(adata.obs["array_row"], "array_row")
+    return rows, _check.integers(adata.obs["array_col"], "array_col")
 
 
 def _square_um(adata: AnnData) -> float | None:
@@ -232,19 +189,26 @@ def _factor(adata: AnnData, bin_size: float | None) -> int:
 def _mean_of(values: Any, groups: NDArray[np.int64], n: int, names: pd.Index) -> Any:
     """Averages over the squares of each group; ``None`` of what are no numbers."""
     if isinstance(values, pd.DataFrame):
-        numbers = values.select_dtypes("number")
-        means = _means(numbers.to_numpy(np.float64), groups, n)
-        return (
-            pd.DataFrame(means, columns=numbers.columns, index=names) if numbers.shape[1] else None
-        )
+        table = values.select_dtypes("number")
+        means = _means(table.to_numpy(np.float64, na_value=np.nan), groups, n)
+        return pd.DataFrame(means, columns=table.columns, index=names) if table.shape[1] else None
+    if type(values).__module__.startswith("awkward"):
+        return None  # lists of any length, which numpy may refuse to look at
     if sparse.issparse(values):
-        totals: Any = _indicator(groups, n) @ values  # type: ignore[operator]
-        return sparse.csr_matrix(totals.multiply(1 / _sizes(groups, n)[:, None]))
+        return _sparse_means(values, groups, n)
     array = np.asarray(values)
     if array.dtype.kind not in "iufb":
         return None
     flat = array.reshape(len(array), -1)
     return _means(flat.astype(np.float64), groups, n).reshape(n, *array.shape[1:])
+
+
+def _sparse_means(values: Any, groups: NDArray[np.int64], n: int) -> sparse.csr_matrix | None:
+    if values.dtype.kind not in "iufb":
+        return None
+    numbers = values.astype(_check.scipy_dtype(values.dtype), copy=False)
+    totals: Any = _indicator(groups, n) @ numbers
+    return sparse.csr_matrix(totals.multiply(1 / _sizes(groups, n)[:, None]))
 
 
 def _means(values: NDArray[np.float64], groups: NDArray[np.int64], n: int) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pandas.api.extensions import ExtensionDtype
 from scipy import sparse
 
 Matrix: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
@@ -21,6 +22,7 @@ _MOST_WORKERS = 512
 """More threads than any one machine has use for; starting thousands takes minutes."""
 
 _COUNT_DTYPES = ("int32", "int64", "float32", "float64")
+_INDEX_DTYPES = ("int32", "int64")
 
 
 def workers(n: int | None) -> int:
@@ -81,39 +83,68 @@ def matrix(x: Any, name: str = "matrix") -> Matrix:
     """A matrix of counts as the native module takes it: data, indices, indptr, columns.
 
     Nothing is copied when ``x`` is a CSR matrix of int32, int64, float32 or
-    float64. Other kinds (CSC, COO, dense) and narrower integers are converted.
+    float64. Other kinds (CSC, COO, dense) and narrower numbers are converted.
     """
+    rows: Any = _compressed(x, name)
+    same = rows.indices.dtype == rows.indptr.dtype and rows.indices.dtype.name in _INDEX_DTYPES
+    index = rows.indices.dtype if same else np.dtype(np.int64)
+    data = rows.data.astype(_exact_dtype(rows.data, name), copy=False)
+    indices = np.ascontiguousarray(rows.indices, dtype=index)
+    indptr = np.ascontiguousarray(rows.indptr, dtype=index)
+    return np.ascontiguousarray(data), indices, indptr, int(rows.shape[1])
+
+
+def csr(x: Any, name: str = "matrix") -> sparse.csr_matrix:
+    """A matrix of any kind in memory (scipy's matrices and arrays, pydata's, dense) as CSR."""
+    rows = _compressed(x, name)
+    return rows if isinstance(rows, sparse.csr_matrix) else sparse.csr_matrix(rows)
+
+
+def _compressed(x: Any, name: str) -> Any:
+    """As CSR, a matrix or an array: what is that already is not looked into."""
     if hasattr(x, "to_memory"):
         raise NotImplementedError(f"{name}: expected a matrix in memory, got a backed one")
-    if not sparse.issparse(x) and np.ndim(x) != 2:
-        raise ValueError(f"{name}: expected 2 dimensions, got {np.ndim(x)}")
-    csr: Any = x if getattr(x, "format", "") == "csr" else sparse.csr_matrix(x)
-    data = np.ascontiguousarray(csr.data)
-    if data.dtype.name not in _COUNT_DTYPES or not data.dtype.isnative:
-        data = data.astype(_wider(data, name))
-    same = csr.indices.dtype == csr.indptr.dtype and csr.indices.dtype.name in ("int32", "int64")
-    index = csr.indices.dtype if same else np.dtype(np.int64)
-    indices = np.ascontiguousarray(csr.indices, dtype=index)
-    indptr = np.ascontiguousarray(csr.indptr, dtype=index)
-    return data, indices, indptr, int(csr.shape[1])
+    stored = scipy_or_numpy(x)
+    if stored.ndim != 2:
+        raise ValueError(f"{name}: expected 2 dimensions, got {stored.ndim}")
+    count_dtype(stored.dtype, name)
+    stored = stored.astype(scipy_dtype(stored.dtype), copy=False)
+    return stored if getattr(stored, "format", "") == "csr" else sparse.csr_matrix(stored)
 
 
-def _wider(data: NDArray[Any], name: str) -> np.dtype[Any]:
-    """The first of the four dtypes that holds every value exactly."""
+def scipy_or_numpy(x: Any) -> Any:
+    """What is in memory, as it is or as scipy (pydata's sparse arrays) or numpy has it."""
+    if hasattr(x, "to_scipy_sparse"):
+        return x.to_scipy_sparse()
+    return x if sparse.issparse(x) else np.asarray(x)
+
+
+def scipy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype itself; of halves and of other byte orders, one that scipy computes with."""
+    return np.dtype(np.float32) if dtype.str[1:] == "f2" else dtype.newbyteorder("=")
+
+
+def count_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """The first of the four dtypes that holds all numbers of another; int64 for uint64."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"{name}: expected numbers of at most 64 bits, got dtype {dtype}")
+    if dtype.kind == "u" and dtype.itemsize == 8:
+        return np.dtype(np.int64)
+    return next(w for w in map(np.dtype, _COUNT_DTYPES) if np.can_cast(dtype, w, "safe"))
+
+
+def _exact_dtype(data: NDArray[Any], name: str) -> np.dtype[Any]:
+    """The same, and of uint64 no number that int64 does not hold."""
     if data.dtype.kind == "u" and data.dtype.itemsize == 8:
         largest = int(data.max(initial=0))
         if largest > np.iinfo(np.int64).max:
             raise ValueError(f"{name}: expected counts below 2**63, got {largest}")
-        return np.dtype(np.int64)
-    for wide in map(np.dtype, _COUNT_DTYPES):
-        if np.can_cast(data.dtype, wide, "safe"):
-            return wide
-    raise ValueError(f"{name}: expected numbers of at most 64 bits, got dtype {data.dtype}")
+    return count_dtype(data.dtype, name)
 
 
 def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]:
     """A vector of whole numbers as int64; ``n`` is the length it must have."""
-    array = np.asarray(x)
+    array = np.asarray(_without_missing(x, name))
     if array.ndim != 1 or (n is not None and array.size != n):
         wanted = "a vector" if n is None else f"{n} values"
         raise ValueError(f"{name}: expected {wanted}, got shape {array.shape}")
@@ -127,6 +158,17 @@ def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]
             bad = array[~good][0]
             raise ValueError(f"{name}: expected whole numbers of 64 bits, got {bad}")
     return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _without_missing(x: Any, name: str) -> Any:
+    """The numbers of pandas' nullable types, of which none may be missing; all else as it is."""
+    dtype = getattr(x, "dtype", None)
+    if not isinstance(dtype, ExtensionDtype) or dtype.kind not in "iufb":
+        return x
+    missing = int(x.isna().sum())
+    if missing:
+        raise ValueError(f"{name}: expected whole numbers, got none for {missing}")
+    return x.to_numpy(dtype=dtype.kind + "8" if dtype.kind != "b" else bool)
 
 
 def positive(x: Any, name: str, unit: str = "") -> float:

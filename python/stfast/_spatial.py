@@ -46,6 +46,34 @@ def full_centers(adata: AnnData) -> NDArray[np.float64]:
     return np.asarray(adata.obsm["spatial"], dtype=np.float64)
 
 
+def flags(obs: Any, name: str) -> NDArray[np.float64]:
+    """A column of ``obs`` that says yes or no of each spot, as 1 and 0; what is missing is a no.
+
+    Numbers and booleans of any kind, and texts of them, are understood.
+    """
+    said = np.zeros(len(obs))
+    column: Any = obs[name]
+    known = column.notna().to_numpy(dtype=bool)
+    values = column[known]
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        texts = values.astype(str).str.strip().str.lower()
+        values = texts.replace({"true": "1", "false": "0"})
+    try:
+        said[known] = values.to_numpy(dtype=np.float64)
+    except ValueError:
+        wrong = next(text for text in values.unique() if not _is_number(text))
+        raise ValueError(f'obs["{name}"]: expected 1 or 0 of each spot, got {wrong!r}') from None
+    return said
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def spot_span(adata: AnnData) -> float:
     """Side in pixels of the paper's window: the square of side 2r around a spot."""
     return scalefactor(adata, "spot_diameter_fullres") * image_scale(adata)

@@ -52,7 +52,7 @@ def find_spots(image: SlideImage | None, spots: str | os.PathLike[str]) -> Spots
 def _of_slide(image: SlideImage | None, adata: AnnData) -> Spots:
     """The spots in tissue; all of them where nothing says which these are."""
     if "in_tissue" in adata.obs:
-        adata = adata[adata.obs["in_tissue"] == 1]
+        adata = adata[_spatial.flags(adata.obs, "in_tissue") == 1]
     if not adata.uns.get("spatial"):
         if image is None:
             raise ValueError("spots: expected an image, got none and none in uns['spatial']")

@@ -49,7 +49,7 @@ class Stored:
     ) -> Arrays:
         """Sums of the rows of each group in the first of ``dtypes`` that holds them."""
         data, indices = self.data.complete, self.indices.complete
-        if data is None or indices is None:
+        if data is None or indices is None or self.data.stored.str[1:] == "f2":
             return self._sums_in_memory(groups, n_groups, dtypes, progress)
         matrix = (
             data,
@@ -70,7 +70,7 @@ class Stored:
     def _sums_in_memory(
         self, groups: NDArray[np.int64], n_groups: int, dtypes: tuple[str, ...], progress: Any
     ) -> Arrays:
-        """The same where h5py or a fill value is needed."""
+        """The same where h5py or a fill value is needed, and of halves."""
         indices = self.indices.read(np.int64)
         for dtype in dtypes:
             try:

@@ -12,8 +12,9 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from stfast import _aggregate, _check
-from stfast._aggregate import Progress, bin_names, number_labels
+from stfast import _aggregate, _check, _lazy
+from stfast._aggregate import bin_names, number_labels
+from stfast._sums import Progress, sum_rows
 
 __all__ = ["Bins", "Labelled", "aggregate_bins", "bin_names", "number_labels"]
 
@@ -105,8 +106,9 @@ def aggregate_bins(
     ----------
     data
         AnnData of squares × genes with ``array_row`` and ``array_col`` in ``obs``, in
-        memory or backed by a file; or a matrix of squares × genes: int32, int64, float32
-        or float64, CSR with 32- or 64-bit indices; other kinds are converted.
+        memory, backed by a file, or lazy (``read_lazy``); or a matrix of squares × genes:
+        int32, int64, float32 or float64, CSR with 32- or 64-bit indices; other kinds of
+        numbers and of matrices, dask's too, are converted.
     bin_size
         With AnnData: side of a bin in µm, a multiple of the side of a square, which
         the library's scale factors tell (``bin_size_um``).
@@ -153,7 +155,8 @@ def aggregate_bins(
     Notes
     -----
     The rule is Space Ranger's for square bins (its ``binned_outputs``). A backed matrix
-    in CSR is summed while it is read, a few million counts at a time.
+    in CSR is summed while it is read, and a dask array while it is computed, a few
+    million counts at a time.
     """
     threads = _check.workers(workers)
     if isinstance(data, AnnData):
@@ -170,31 +173,42 @@ def aggregate_bins(
         step = (bin_size, factor, _origin(origin))
         return _aggregate.by_bins(data, step, threads, progress)
     if labels is not None and (rows, cols, factor, bin_size) == (None,) * 4:
-        return _labelled(_check.matrix(data), labels, threads, progress)
+        return _labelled(data, labels, threads, progress)
     if rows is None or cols is None or factor is None or bin_size is not None:
         raise ValueError("aggregate_bins: expected rows=, cols= and factor= with a matrix")
-    return _binned(_check.matrix(data), (rows, cols), (factor, _origin(origin)), threads, progress)
+    return _binned(data, (rows, cols), (factor, _origin(origin)), threads, progress)
 
 
 def _binned(
-    matrix: _check.Matrix,
+    data: Any,
     places: tuple[ArrayLike, ArrayLike],
     step: tuple[int, tuple[int, int]],
     threads: int,
     progress: Progress | None,
 ) -> Bins:
-    n = len(matrix[2]) - 1
+    matrix, n = _matrix(data)
     named = zip(places, ("rows", "cols"), strict=True)
     rows, cols = (_check.integers(place, name, n) for place, name in named)
     rows, cols, bin_of_square = _aggregate.assign(rows, cols, step, threads)
-    return Bins(_aggregate.sums(matrix, bin_of_square, len(rows), threads, progress), rows, cols)
+    return Bins(sum_rows(matrix, bin_of_square, len(rows), threads, progress), rows, cols)
 
 
 def _labelled(
-    matrix: _check.Matrix, labels: ArrayLike | str, threads: int, progress: Progress | None
+    data: Any, labels: ArrayLike | str, threads: int, progress: Progress | None
 ) -> Labelled:
-    groups, numbers = number_labels(_check.integers(labels, "labels", len(matrix[2]) - 1))
-    return Labelled(_aggregate.sums(matrix, groups, len(numbers), threads, progress), numbers)
+    matrix, n = _matrix(data)
+    groups, numbers = number_labels(_check.integers(labels, "labels", n))
+    return Labelled(sum_rows(matrix, groups, len(numbers), threads, progress), numbers)
+
+
+def _matrix(data: Any) -> tuple[Any, int]:
+    """The matrix and its number of rows."""
+    if _lazy.is_lazy(data):
+        return data, _lazy.Bands(data, "matrix").shape[0]
+    matrix = data if hasattr(data, "shape") else np.asarray(data)
+    if len(matrix.shape) != 2:
+        raise ValueError(f"matrix: expected 2 dimensions, got {len(matrix.shape)}")
+    return matrix, matrix.shape[0]
 
 
 def _origin(origin: tuple[int, int]) -> tuple[int, int]:

@@ -16,9 +16,8 @@ import numpy as np
 import polars as pl
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy import sparse
 
-from stfast import _check, _core, _spatial
+from stfast import _check, _core, _lazy, _spatial
 from stfast._output import whole
 from stfast.readers.stimage import TECHNOLOGIES, read_stimage_meta
 
@@ -64,6 +63,7 @@ def to_spatialdata(adata: AnnData) -> Any:
         found = f"expected spatialdata (pip install 'stfast[spatialdata]'), got {error}"
         raise ImportError(found) from error
 
+    adata = _lazy.tables(adata)
     name, library = _spatial.library(adata)
     factors, images = library["scalefactors"], library["images"]
     scales = {kind: factors[f"tissue_{kind}_scalef"] for kind in images}
@@ -148,7 +148,7 @@ def write_stimage(
     pass through in stretches. The picture is copied as ``image/{slide}.png`` whatever it
     is, as the data set does. ``obs["annotation"]`` goes to ``annotation/{slide}.csv``.
     """
-    threads = _check.workers(workers)
+    threads, adata = _check.workers(workers), _lazy.tables(adata)
     if not slide or Path(slide).name != slide:
         raise ValueError(f"slide: expected a name without slashes, got {slide!r}")
     technology = technology or _technology(adata)
@@ -183,7 +183,7 @@ def _technology(adata: AnnData) -> str:
 def _write_counts(
     adata: AnnData, path: Path, names: list[str], threads: int, progress: Progress | None
 ) -> None:
-    counts: Any = sparse.csr_matrix(adata.X)
+    counts = _lazy.csr(adata.X, "X")
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
@@ -276,7 +276,7 @@ def save(
     Path
         What was written.
     """
-    path = Path(path)
+    path, adata = Path(path), _lazy.tables(adata)
     kind = kind or kind_of(path)
     if kind not in KINDS:
         raise ValueError(f"to: expected one of {KINDS}, got {kind or path.suffix!r}")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from stfast import _check, _spatial
+from stfast import _check, _lazy, _spatial
 
 # Of half a bin's side: a grid that is turned by up to 3° against the picture has no gaps.
 _SLACK = 1.1
@@ -210,6 +210,7 @@ def rasterize(
         A gene the slide does not have, both or bad resolutions, or pixels larger than a
         spot: sum the bins first (:func:`aggregate_bins`).
     """
+    adata = _lazy.tables(adata)
     names = list(adata.var_names if genes is None else genes)
     columns = adata.var_names.get_indexer(names)
     if (columns < 0).any():
@@ -222,7 +223,8 @@ def rasterize(
             f"got {1 / factor:g}; aggregate the bins first"
         )
     matrix = adata.X if layer is None else adata.layers[layer]
-    values = sparse.csr_matrix(matrix[:, columns], dtype=np.float32)
+    values = _lazy.csr(matrix[:, columns], "X" if layer is None else layer)
+    values = values.astype(np.float32, copy=False)
     square = "bin_size_um" in _spatial.library(adata)[1]["scalefactors"]
     return Raster(
         values,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import KDTree
 
-from stfast import _spatial
+from stfast import _lazy, _spatial
 from stfast.tiles import thumbnail
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class Slide:
 
 def slide_of(adata: "AnnData", workers: int) -> Slide:
     """Reduce a slide's picture, and its spots with it."""
+    adata = _lazy.tables(adata)
     pixels, xy, scales = _picture(adata, workers)
     tissue = np.ones(adata.n_obs, bool)
     if "in_tissue" in adata.obs:
-        tissue = adata.obs["in_tissue"].to_numpy() == 1
+        tissue = _spatial.flags(adata.obs, "in_tissue") == 1
     if not np.isfinite(xy).all():
         raise ValueError('obsm["spatial"]: expected finite coordinates, got others')
     if tissue.sum() < _LEAST_SPOTS:
@@ -108,7 +109,7 @@ def _places(
     xy: NDArray[np.float64], adata: "AnnData", rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], sparse.csr_matrix | None]:
     """Spots in tissue and their counts; of many, the sums of the squares of a grid."""
-    counts = None if adata.X is None else sparse.csr_matrix(adata.X)
+    counts = None if adata.X is None else _lazy.csr(adata.X, "X")
     if counts is not None and not (counts.nnz and np.isfinite(counts.data.sum())):
         counts = None
     xy, most = xy[rows], _MOST_PLACES

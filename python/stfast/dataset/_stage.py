@@ -372,7 +372,7 @@ def _spots(
     xy, n = _spatial.centers(adata), adata.n_obs
     tissue = np.ones(n, bool)
     if "in_tissue" in adata.obs:
-        tissue = adata.obs["in_tissue"].astype(float).to_numpy() == 1  # texts are read too
+        tissue = _spatial.flags(adata.obs, "in_tissue") == 1
     columns = {
         "slide": [slide] * n,
         "spot": adata.obs_names.tolist(),

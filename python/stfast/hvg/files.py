@@ -20,10 +20,10 @@ from anndata.io import read_elem
 from anndata.utils import make_index_unique
 from scipy import sparse
 
-from stfast import _spatial
+from stfast import _check, _lazy, _spatial
 from stfast._core import FormatError
 from stfast.h5 import opened as opened_h5
-from stfast.hvg.source import Read, Source, in_memory
+from stfast.hvg.source import Read, Source, of_matrix
 from stfast.readers import read
 
 Slide: TypeAlias = AnnData | str | os.PathLike[str]
@@ -31,16 +31,14 @@ Slides: TypeAlias = Sequence[Slide] | Mapping[str, Slide]
 
 
 def open_source(data: Any, layer: str | None = None) -> Source:
-    """The source of an AnnData (backed or not), a matrix, or a path."""
+    """The source of an AnnData (backed, lazy or neither), a matrix, or a path."""
     if isinstance(data, AnnData):
         return _of_anndata(data, layer, "counts")
     if isinstance(data, (str, os.PathLike)):
         return _of_path(Path(data), layer)
     if layer is not None:
         raise ValueError(f"layer: expected none with a matrix, got {layer!r}")
-    matrix: Any = data if sparse.issparse(data) else np.asarray(data)
-    n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
-    return in_memory(matrix, _spatial.names(np.arange(n_genes).astype(str)))
+    return of_matrix(data)
 
 
 def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
@@ -67,16 +65,17 @@ def open_slides(slides: Slides, layer: str | None = None) -> dict[str, Source]:
 def _of_anndata(adata: AnnData, layer: str | None, name: str) -> Source:
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"layer: expected one of {list(_spatial.layers(adata))}, got {layer!r}")
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    genes = _lazy.in_memory(adata.var).index
     if hasattr(matrix, "to_memory") and hasattr(matrix, "group"):
         group = matrix.group
-        source = _stored(lambda: nullcontext(group), adata.var_names, str(adata.filename))
+        source = _stored(lambda: nullcontext(group), genes, str(adata.filename))
     elif isinstance(matrix, h5py.Dataset):
-        source = _stored(lambda: nullcontext(matrix), adata.var_names, str(adata.filename))
+        source = _stored(lambda: nullcontext(matrix), genes, str(adata.filename))
     else:
-        source = in_memory(matrix, adata.var_names, name)
-    source.table = lambda: adata.obs
-    return _with_logarithm(source, adata.uns.get("log1p"))
+        source = of_matrix(matrix, genes, name)
+    source.table = lambda: _lazy.in_memory(adata.obs)
+    return _with_logarithm(source, _lazy.in_memory(adata.uns.get("log1p")))
 
 
 def _of_path(path: Path, layer: str | None) -> Source:
@@ -89,7 +88,8 @@ def _of_path(path: Path, layer: str | None) -> Source:
             raise ValueError(f"layer: expected none with {path}, got {layer!r}")
         return _of_tenx(path)
     adata = read(path)
-    return _of_anndata(adata[adata.obs["in_tissue"] == 1].copy(), layer, str(path))
+    tissue = _spatial.flags(adata.obs, "in_tissue") == 1
+    return _of_anndata(adata[tissue].copy(), layer, str(path))
 
 
 @contextmanager
@@ -214,9 +214,10 @@ def _compressed_rows(
             raise ValueError("an indptr that does not rise to the number of values")
         if len(indices) and not 0 <= indices.min() <= indices.max() < n_genes:
             raise ValueError(f"gene indices outside 0..{n_genes}")
+        data = data.astype(_check.scipy_dtype(data.dtype), copy=False)
         return sparse.csr_matrix((data, indices, indptr - start), shape=(last - first, n_genes))
 
 
 def _dense_rows(dataset: Any, name: str, n_genes: int, first: int, last: int) -> sparse.csr_matrix:
     with _reading(name, f"rows {first} to {last} of {n_genes} numbers"):
-        return sparse.csr_matrix(dataset[first:last])
+        return _check.csr(dataset[first:last], name)

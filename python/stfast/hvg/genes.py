@@ -51,9 +51,9 @@ def highly_variable_genes(
     Parameters
     ----------
     adata
-        Spots × genes: AnnData, in memory or backed; a CSR, CSC or dense matrix; a path
-        (h5ad, zarr, 10x h5, a slide's folder), read block by block; a sequence or a
-        mapping of AnnData and paths, taken together over the genes they share; or
+        Spots × genes: AnnData, in memory, backed or lazy; a matrix, sparse, dense or of
+        dask; a path (h5ad, zarr, 10x h5, a slide's folder), read block by block; a sequence
+        or a mapping of AnnData and paths, taken together over the genes they share; or
         :class:`GeneMoments`, for flavors that need no more.
     flavor
         ``"pearson_residuals"``: variance of analytic Pearson residuals, on raw counts

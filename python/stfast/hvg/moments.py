@@ -188,9 +188,9 @@ def gene_moments(
     Parameters
     ----------
     adata
-        Spots × genes, of counts or of log1p data: AnnData (backed or not), a matrix
-        (CSR, CSC, dense), or a path (h5ad, zarr, 10x h5, a slide's folder). Files are
-        read block by block.
+        Spots × genes, of counts or of log1p data: AnnData (in memory, backed or lazy), a
+        matrix (sparse, dense, or of dask), or a path (h5ad, zarr, 10x h5, a slide's
+        folder). Files are read, and dask arrays computed, block by block.
     layer
         Layer to use instead of ``X``.
     workers

@@ -1,10 +1,10 @@
 """Matrices as blocks of rows, wherever they lie.
 
 A matrix in memory that the native module takes as it is comes as one block, uncopied;
-everything else comes in stretches of some 64 MB. A stretch is a multiple of 4,096
-rows, the block over which floating-point sums run, so sums are the same bits whatever
-the stretches are. Rows and columns may be chosen: a batch's blocks are those that the
-batch would have alone.
+everything else (files, dense arrays, dask's) comes in stretches of some 64 MB. A stretch
+is a multiple of 4,096 rows, the block over which floating-point sums run, so sums are the
+same bits whatever the stretches are. Rows and columns may be chosen: a batch's blocks are
+those that the batch would have alone.
 """
 
 import logging
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _check
+from stfast import _check, _lazy
 
 _log = logging.getLogger("stfast")
 
@@ -119,7 +119,7 @@ class Source:
                 if self.columns is not None:
                     csr = csr[:, self.columns]
                 if self.untidy:
-                    csr.sum_duplicates()
+                    csr = _tidied(csr)
                 yield part, _check.matrix(csr, self.name)
 
     def _stretches(self) -> Iterator[slice]:
@@ -147,26 +147,43 @@ class Source:
         with self.opened() as read:
             for part in self._stretches():
                 csr = self._rows(read, part)
-                stored = csr.nnz
-                csr.sum_duplicates()
-                self.repeated += stored - csr.nnz
+                self.repeated += csr.nnz - _tidied(csr).nnz
         if self.repeated:
             message = "%s: expected a gene once in a spot, got %d repeated: added"
             _log.warning(message, self.name, self.repeated)
 
 
+def _tidied(csr: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows in order, no gene twice; what was read may be somebody else's, and is left as it was."""
+    tidied = csr.copy()
+    tidied.sum_duplicates()
+    return tidied
+
+
+def of_matrix(matrix: Any, genes: "pd.Index[str] | None" = None, name: str = "counts") -> Source:
+    """The source of a matrix in memory or of a dask array; genes without names are numbered."""
+    lazy = _lazy.is_lazy(matrix)
+    if not lazy:
+        matrix = _check.scipy_or_numpy(matrix)
+    if genes is None:
+        n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
+        genes = _spatial.names(np.arange(n_genes).astype(str))
+    return (_computed if lazy else in_memory)(matrix, genes, name)
+
+
 def in_memory(matrix: Any, genes: "pd.Index[str]", name: str = "counts") -> Source:
     """The source of a scipy matrix or a numpy array."""
-    if not sparse.issparse(matrix) and np.ndim(matrix) != 2:
-        raise ValueError(f"{name}: expected 2 dimensions, got {np.ndim(matrix)}")
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: expected 2 dimensions, got {matrix.ndim}")
     is_sparse = sparse.issparse(matrix)
-    if is_sparse and matrix.format != "csr":
-        matrix = sparse.csr_matrix(matrix)
+    _check.count_dtype(matrix.dtype, name)
+    if is_sparse:
+        matrix = _check.csr(matrix, name)
     as_it_is = is_sparse and matrix.dtype.name in ("int32", "int64", "float32", "float64")
     n, n_genes = matrix.shape
 
     def read(first: int, last: int) -> sparse.csr_matrix:
-        return sparse.csr_matrix(matrix[first:last], copy=last - first == n)
+        return _check.csr(matrix[first:last], name)
 
     return Source(
         name=name,
@@ -176,6 +193,19 @@ def in_memory(matrix: Any, genes: "pd.Index[str]", name: str = "counts") -> Sour
         opened=lambda: nullcontext(read),
         whole=_check.matrix(matrix, name) if as_it_is else None,
         is_sparse=is_sparse,
+    )
+
+
+def _computed(array: Any, genes: "pd.Index[str]", name: str) -> Source:
+    """The source of a dask array: how full its rows are is not known before they are there."""
+    bands = _lazy.Bands(array, name)
+    return Source(
+        name=name,
+        genes=genes,
+        size=bands.shape[0],
+        density=bands.shape[1],
+        opened=lambda: nullcontext(_lazy.Bands(array, name)),
+        is_sparse=bands.is_sparse,
     )
 
 

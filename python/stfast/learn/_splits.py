@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.model_selection import train_test_split
+
+from stfast import _check
 
 ALPHAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 SEEDS = (0, 1, 2, 3, 4)
@@ -37,8 +40,10 @@ def parts_of_slides(slides: NDArray[np.str_], seed: int) -> Parts:
 
 
 def features(x: ArrayLike, name: str = "embeddings") -> NDArray[np.float32 | np.float64]:
-    """A finite matrix of floats."""
-    array = np.asarray(x)
+    """A finite matrix of floats, dense; what is sparse, or of dask, is made so."""
+    array = _check.csr(x, name).toarray() if sparse.issparse(x) else np.asarray(x)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
     if array.ndim != 2:

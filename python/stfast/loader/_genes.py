@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _check, _core
+from stfast import _check, _core, _lazy
 
 Rows = NDArray[np.int64]
 
@@ -124,7 +124,9 @@ def genes_of_slides(slides: Sequence[AnnData], genes: str | Sequence[str] | None
         if (columns < 0).any():
             lost = names[int(np.flatnonzero(columns < 0)[0])]
             raise ValueError(f"genes: expected {lost!r} in slide {number}, got no such gene")
-        chosen.append(sparse.csr_matrix(adata.X[:, columns], dtype=np.float32))
+        chosen.append(
+            _lazy.csr(adata.X[:, columns], f"slide {number}").astype(np.float32, copy=False)
+        )
     return ChosenGenes(names, _wide(sparse.vstack(chosen, format="csr"), len(names)))
 
 
@@ -154,8 +156,10 @@ def _whole(slides: Sequence[AnnData]) -> SparseGenes:
         if not adata.var_names.is_unique:
             raise ValueError(f"genes: expected unique names in slide {number}, got some twice")
         columns = [names.setdefault(name, len(names)) for name in adata.var_names]
-        rows = sparse.csr_matrix(adata.X)
-        rows.sum_duplicates()
+        rows = _lazy.csr(adata.X, f"slide {number}")
+        if not rows.has_canonical_format:
+            rows = rows.copy()  # the slide's own is left as it was
+            rows.sum_duplicates()
         parts.append((rows, np.array(columns, dtype=np.int32)))
     lengths = np.concatenate([np.diff(rows.indptr) for rows, _ in parts])
     return SparseGenes(

@@ -10,7 +10,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
-from stfast import _check
+from stfast import _check, _lazy
 from stfast.loader._augment import Augment, Finish
 from stfast.loader._genes import genes_of_slides
 from stfast.loader._order import Shares
@@ -37,7 +37,8 @@ def source_of(
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
     if not isinstance(source, ArraySource | Dataset):
-        slides = [source] if isinstance(source, AnnData) else list(source)
+        given = [source] if isinstance(source, AnnData) else list(source)
+        slides = [_lazy.tables(adata) for adata in given]
         if not slides:
             raise ValueError("slides: expected at least one, got none")
         side = tile_side(224 if size is None else size)
@@ -51,9 +52,9 @@ def source_of(
         found: Source = source
     else:
         found = source.source(genes)
-    for name, given in {"span": span, "label": label}.items():
-        if given is not None:
-            raise ValueError(f"{name}: expected none beside tiles that are cut, got {given!r}")
+    for name, asked in {"span": span, "label": label}.items():
+        if asked is not None:
+            raise ValueError(f"{name}: expected none beside tiles that are cut, got {asked!r}")
     if size is not None and size != found.size:
         raise ValueError(f"size: expected {found.size}, as the tiles are, got {size}")
     return found

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
-from stfast import _core, _spatial
+from stfast import _check, _core, _spatial
 from stfast.images import Level, SlideImage, open_image
 from stfast.loader._genes import DenseGenes, GeneRows, SparseGenes
 from stfast.tiles import Places, Style, Windows, plan_windows
@@ -240,7 +241,7 @@ class ArraySource:
     image
         (n, size, size, 3) uint8, C order.
     genes
-        (n, genes) float32, or a scipy CSR matrix, whose rows stay sparse.
+        (n, genes) float32, or a scipy matrix or array, whose rows stay sparse (best CSR).
     coords
         (n, 2) centres in pixels; ``None``: zeros.
     slide, label
@@ -301,10 +302,13 @@ def _gene_rows(genes: Any, names: Sequence[str] | None) -> GeneRows:
     names = [str(i) for i in range(genes.shape[1])] if names is None else list(names)
     if len(names) != genes.shape[1]:
         raise ValueError(f"gene_names: expected {genes.shape[1]}, got {len(names)}")
-    if hasattr(genes, "indptr"):
-        rows = genes.tocsr()
+    if sparse.issparse(genes):
+        rows = _check.csr(genes, "genes")
         values = rows.data.astype(np.float32, copy=False)
         return SparseGenes(names, rows.indptr.astype(np.int64), rows.indices, values)
+    if not isinstance(genes, np.ndarray):
+        found = type(genes).__name__
+        raise ValueError(f"genes: expected an array in memory or a scipy matrix, got {found}")
     if genes.dtype != np.float32 or not genes.flags.c_contiguous:
         order = "C" if genes.flags.c_contiguous else "another"
         raise ValueError(f"genes: expected float32 in C order or CSR, got {genes.dtype} in {order}")
