@@ -3,15 +3,18 @@
 import hashlib
 import io
 import tarfile
+import warnings
 
 import anndata
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 from PIL import Image
 from scipy import sparse
 
 import stfast
+from stfast.dataset import _stage
 
 SETTINGS = {"bin_size": 8, "size": 24, "hvg": "pearson:5", "tiles": "png"}
 
@@ -126,6 +129,16 @@ def test_counts_and_chosen_genes_are_those_of_the_slides(raw, built):
         assert genes == alone.uns["hvg_genes"].loc[slide].tolist()
         stored = anndata.read_zarr(built / "slides" / f"{slide}.zarr")
         assert (stored[adata.obs_names].X != adata.X).nnz == 0
+
+
+def test_slides_are_kept_as_zarr_3_without_an_option_that_will_go(raw, built, tmp_path):
+    assert zarr.open_group(built / "slides/a.zarr", mode="r").metadata.zarr_format == 3
+    adata = stfast.read(raw["path"][0])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        _stage._write_store(adata, tmp_path / "slide.zarr")
+    assert [w for w in told if "setting will be removed" in str(w.message)] == []
+    assert zarr.open_group(tmp_path / "slide.zarr", mode="r").metadata.zarr_format == 3
 
 
 def test_spots_of_slides_are_mixed(built):

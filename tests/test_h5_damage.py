@@ -2,11 +2,10 @@
 
 import zlib
 
-import anndata
 import h5py
 import numpy as np
 import pytest
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, OldFormatWarning, read_h5ad
 from scipy import sparse
 
 from oracles import WORKERS
@@ -178,7 +177,7 @@ def test_an_h5_that_is_no_anndata_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5ad", "w") as file:
         file["a"] = [1]
     # anndata says so of what it takes for an old file; from 0.13 on, at our line.
-    old = pytest.warns(anndata.OldFormatWarning, match="without encoding metadata")
+    old = pytest.warns(OldFormatWarning, match="without encoding metadata")
     with old, pytest.raises(FormatError, match=r"a\.h5ad: expected AnnData"):
         h5.read_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(FileNotFoundError, match=r"gone\.h5ad"):

@@ -393,7 +393,9 @@ def _write_store(adata: "AnnData", path: Path) -> None:
     for old in (partial, path):
         if old.exists():
             shutil.rmtree(old)
-    options: dict[str, Any] = {"zarr_write_format": 3}
+    options: dict[str, Any] = {}
+    if tuple(map(int, metadata.version("anndata").split(".")[:2])) < (0, 13):
+        options["zarr_write_format"] = 3  # what 0.13 writes unasked; 0.14 will know no such option
     if hasattr(anndata.settings, "auto_shard_zarr_v3"):
         options["auto_shard_zarr_v3"] = False  # the same files, whichever anndata writes them
     with _ZARR, anndata.settings.override(**options), warnings.catch_warnings():
