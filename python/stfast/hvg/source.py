@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _check, _lazy
+from stfast import _check, _lazy, _spatial
 
 _log = logging.getLogger("stfast")
 
