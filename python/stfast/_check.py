@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -201,3 +201,11 @@ def points(x: ArrayLike, name: str = "centers") -> NDArray[np.float64]:
         where = f"{tuple(array[bad[0]].tolist())} at row {bad[0]}"
         raise ValueError(f"{name}: expected finite coordinates, got {where} ({bad.size} such)")
     return array
+
+
+def choice(word: str, words: Any, name: str) -> str:
+    """``word`` if it is one of a Literal's words."""
+    known = get_args(words)
+    if word not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {word!r}")
+    return word

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from stfast.loader import TileLoader
-    from stfast.loader._genes import GeneRows, SparseGenes
-    from stfast.loader._sources import ShardSource
+    from stfast.sources import ShardSource
+    from stfast.sources.genes import GeneRows, SparseGenes
 
 SplitBy = Literal["slide", "patient", "tissue", "species", "spot"]
 
@@ -207,7 +207,7 @@ class Dataset:
 
     def source(self, genes: Sequence[str] | str | None = None) -> "ShardSource":
         """All of the dataset's tiles, as a loader takes them."""
-        from stfast.loader._sources import ShardSource, Spots, labelled
+        from stfast.sources import ShardSource, Spots, labelled
 
         index = self._every
         slides = self.slides["slide"].to_list()
@@ -224,7 +224,7 @@ class Dataset:
         return ShardSource(paths, where, spots=spots, genes=rows, size=size)
 
     def _gene_rows(self, genes: Sequence[str] | str | None) -> "GeneRows":
-        from stfast.loader._genes import DenseGenes, PickedGenes, column_numbers
+        from stfast.sources.genes import DenseGenes, PickedGenes, column_numbers
 
         if genes is None or genes == "hvg":
             matrix = np.load(self.root / _layout.HVG, mmap_mode="r")
@@ -245,7 +245,7 @@ class Dataset:
         return [names[0] for names in genes] if same else [str(rank) for rank in range(n)]
 
     def _counts(self) -> "SparseGenes":
-        from stfast.loader._genes import SparseGenes
+        from stfast.sources.genes import SparseGenes
 
         folder = self.root / _layout.COUNTS
         indptr, indices, values = (

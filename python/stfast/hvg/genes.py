@@ -1,7 +1,6 @@
 """``highly_variable_genes``: arguments to batches, a table to where it goes."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard, get_args
 
@@ -11,6 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from stfast import _check, _spatial
+from stfast._warn import warn
 from stfast.hvg.dispersion import Cutoffs
 from stfast.hvg.files import Slide, Slides, open_slides, open_source
 from stfast.hvg.flavors import Batch, Flavor, Options, dispersed, ranked
@@ -146,7 +146,7 @@ def highly_variable_genes(
     run = Run(_check.workers(workers), progress)
     table = _found(*_batches(adata, batch_key, layer, moments, run), options, run)
     for note in run.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note)
     return _deliver(adata, table, options, batch_key, layer, subset=subset, inplace=inplace)
 
 

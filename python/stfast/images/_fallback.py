@@ -8,7 +8,6 @@ temporary files, is as large as the level's pixels, and is gone when the level i
 import dataclasses
 import os
 import tempfile
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from stfast import _check, _core
 from stfast._core import FormatError
+from stfast._warn import warn
 from stfast.images._header import Header
 
 _OLD_JPEG = 6
@@ -34,10 +34,9 @@ def spooled(path: Path, header: Header) -> _core.Level:
         ) from error
     with tifffile.TiffFile(path) as tiff:
         page = _find_page(tiff, header)
-        warnings.warn(
+        warn(
             f"{path}: {page.compression!r} is decoded by imagecodecs, slower, "
-            f"by way of a temporary file",
-            stacklevel=2,
+            f"by way of a temporary file"
         )
         whole = int(page.compression) == _OLD_JPEG
         with tempfile.NamedTemporaryFile(prefix="stfast-", suffix=".raw") as file:

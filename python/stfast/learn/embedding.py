@@ -20,14 +20,12 @@ from stfast import FormatError, _check
 from stfast._output import whole
 from stfast.learn._checkpoint import NAME, Trained, load_checkpoint
 from stfast.learn._ranks import device_of
-from stfast.learn.towers import Preprocess, Tower, open_tower
-from stfast.tiles._windows import choice
+from stfast.learn.towers import Precision, Preprocess, Tower, open_tower
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stfast.dataset import Dataset
-    from stfast.learn.training import Precision
     from stfast.loader import TileLoader
 
 Layer = Literal["tower", "joint"]
@@ -64,7 +62,7 @@ def embed(
     model: Model,
     layer: Layer = "tower",
     batch_size: int = 256,
-    precision: "Precision" = "fp32",
+    precision: Precision = "fp32",
     device: torch.device | str | None = None,
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -104,7 +102,8 @@ def embed(
     ValueError
         ``"joint"`` of a tower without a head, or an output that is not ``.parquet``.
     """
-    choice(layer, Layer, "layer")
+    _check.choice(layer, Layer, "layer")
+    _check.choice(precision, Precision, "precision")
     path, place = Path(output), device_of(device)
     if path.suffix != ".parquet":
         raise ValueError(f"output: expected a name ending in .parquet, got {path}")

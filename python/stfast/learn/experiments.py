@@ -238,7 +238,7 @@ def expression(dataset: "Dataset", genes: Sequence[str]) -> NDArray[np.float32]:
     ValueError
         The dataset does not have a gene.
     """
-    from stfast.loader._genes import column_numbers
+    from stfast.sources.genes import column_numbers
 
     columns = column_numbers(genes, dataset.genes, str(dataset.root))
     totals = dataset.index["n_counts"].to_numpy()

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from stfast import _check, _core
 
 Resample = Literal["bicubic", "bilinear", "lanczos", "box"]
+Precision = Literal["fp32", "bf16"]
+"""What a tower computes in; its weights stay float32."""
 
 _LOCAL = "give the path of a folder that has its files in place of the name"
 _TIMM = ("timm", "hf-hub", "hf_hub", "local-dir")

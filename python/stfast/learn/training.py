@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
@@ -19,14 +19,11 @@ from stfast._output import whole
 from stfast.learn import _ranks
 from stfast.learn._genes import GeneInput
 from stfast.learn._run import Run
-from stfast.learn.towers import Tower
-from stfast.tiles._windows import choice
+from stfast.learn.towers import Precision, Tower
 
 if TYPE_CHECKING:
     from stfast.dataset import Dataset
     from stfast.loader import Augment
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def train(
     (STimage-1K4M, section 5). Towers with batch normalisation see each rank's own
     statistics.
     """
-    choice(precision, Precision, "precision")
+    _check.choice(precision, Precision, "precision")
     epochs = _check.at_least_one(epochs, "epochs")
     settings: dict[str, Any] = {"genes": genes, "precision": precision, "seed": seed}
     settings["augment"] = None if augment is None else asdict(augment)

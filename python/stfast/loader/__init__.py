@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,12 +28,8 @@ from stfast.loader._channels import GeneChannels
 from stfast.loader._map import TileDataset
 from stfast.loader._order import Order, Sampler, Shares, ShuffleReport, report_on
 from stfast.loader._outlets import Assembly, CpuOutlet, CudaOutlet, NvjpegOutlet, Outlet
-from stfast.loader._sources import ArraySource, Source
 from stfast.loader._state import VERSION, Position, position_of
-from stfast.tiles._windows import choice
-
-if TYPE_CHECKING:
-    from stfast.dataset import Dataset
+from stfast.sources import ArraySource, HasSource, Source
 
 __all__ = [
     "ArraySource",
@@ -157,7 +153,7 @@ class TileLoader(IterableDataset[Batch]):
 
     def __init__(
         self,
-        source: "AnnData | Sequence[AnnData] | Dataset | ArraySource",
+        source: AnnData | Sequence[AnnData] | HasSource | ArraySource,
         *,
         genes: Sequence[str] | str | None = None,
         label: str | None = None,
@@ -186,7 +182,7 @@ class TileLoader(IterableDataset[Batch]):
         in_workers: bool = False,
     ) -> None:
         self.workers, self.prefetch = _settings.threads_of(workers, prefetch)
-        self.on_error = choice(on_error, OnError, "on_error")
+        self.on_error = _check.choice(on_error, OnError, "on_error")
         self.seed, self.in_workers, self._ranks_given = int(seed), in_workers, rank is not None
         cut = (size, span, cache_bytes)
         self._source: Source = _settings.source_of(source, cut, genes=genes, label=label)
@@ -210,7 +206,7 @@ class TileLoader(IterableDataset[Batch]):
             warn(f"{self.n_spots} spots fill no global batch of {shares.global_batch}: no batches")
 
     def _order_of(self, sampler: Sampler, batch: int, block: int, *, shuffle: bool) -> Order:
-        choice(sampler, Sampler, "sampler")
+        _check.choice(sampler, Sampler, "sampler")
         if not shuffle and sampler != "global":
             raise ValueError(f"sampler: expected shuffle=True for {sampler!r}, got False")
         spots = self._source.spots

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from stfast._core import FormatError
 from stfast.loader._augment import Finish
 from stfast.loader._batch import Batch, Genes, SparseRows
-from stfast.loader._genes import Rows, SparseGenes
 from stfast.loader._pool import Pool
-from stfast.loader._sources import ShardSource, Source
+from stfast.sources import ShardSource, Source
+from stfast.sources.genes import Rows, SparseGenes
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,31 +12,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _lazy
 from stfast.loader._augment import Augment, Finish
-from stfast.loader._genes import genes_of_slides
 from stfast.loader._order import Shares
-from stfast.loader._sources import ArraySource, ShardSource, SlideSource, Source
+from stfast.sources import ArraySource, HasSource, ShardSource, SlideSource, Source
+from stfast.sources.genes import genes_of_slides
 from stfast.tiles import tile_side
-
-if TYPE_CHECKING:
-    from stfast.dataset import Dataset
 
 
 def source_of(
-    source: "AnnData | Sequence[AnnData] | Dataset | ArraySource",
+    source: AnnData | Sequence[AnnData] | HasSource | ArraySource,
     pixels: tuple[int | None, float | None, int],
     *,
     genes: Sequence[str] | str | None,
     label: str | None,
 ) -> Source:
     """Whatever spots come from, as a source of tiles."""
-    from stfast.dataset import Dataset
-
     size, span, cache_bytes = pixels
     if genes is not None and not isinstance(genes, str):
         genes = list(genes)  # an Index or an array compares with a word gene by gene
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
-    if not isinstance(source, ArraySource | Dataset):
+    of_others = getattr(source, "source", None)
+    if of_others is None and not isinstance(source, ArraySource):
         given = [source] if isinstance(source, AnnData) else list(source)
         slides = [_lazy.tables(adata) for adata in given]
         if not slides:
@@ -51,7 +47,7 @@ def source_of(
             raise ValueError(f"genes: expected those of the arrays, got {genes!r}")
         found: Source = source
     else:
-        found = source.source(genes)
+        found = of_others(genes)
     for name, asked in {"span": span, "label": label}.items():
         if asked is not None:
             raise ValueError(f"{name}: expected none beside tiles that are cut, got {asked!r}")

@@ -7,7 +7,6 @@ Pillow does it, from the most reduced level that is not coarser than the tile.
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _core
+from stfast._warn import warn
 from stfast.images import SlideImage
 from stfast.tiles._grid import tissue_grid
 from stfast.tiles._report import TileReport, report_of
@@ -145,25 +145,21 @@ def extract_tiles(
     report = _cut(windows, out, look, _check.workers(workers), progress)
     if valid is not None:
         valid[:] = report.valid
-    _warn(image, report, outside=valid is None)
+    _report(image, report, outside=valid is None)
     return out
 
 
-def _warn(image: SlideImage, report: TileReport, *, outside: bool) -> None:
+def _report(image: SlideImage, report: TileReport, *, outside: bool) -> None:
     """Say which tiles are not what was asked for."""
     n = len(report.valid)
     if report.bad:
         first = "; ".join(f"tile {number}: {fault}" for number, fault in report.first_bad())
-        warnings.warn(
-            f"{image.path}: {len(report.bad)} of {n} tiles lie on damaged blocks: {first}",
-            stacklevel=3,
-        )
+        warn(f"{image.path}: {len(report.bad)} of {n} tiles lie on damaged blocks: {first}")
     if outside and report.outside:
         height, width = image.shape
-        warnings.warn(
+        warn(
             f"{image.path}: {report.outside} of {n} windows lie wholly outside "
-            f"{width} × {height} pixels",
-            stacklevel=3,
+            f"{width} × {height} pixels"
         )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from stfast import _check, _core
 from stfast.images import SlideImage
 from stfast.tiles._names import file_names
-from stfast.tiles._windows import Mode, Style, Windows, choice, image_of, plan_windows
+from stfast.tiles._windows import Mode, Style, Windows, image_of, plan_windows
 
 Container = Literal["wds", "zarr", "folder", "npy"]
 Encoding = Literal["jpeg", "png", "raw", "zstd"]
@@ -146,7 +146,7 @@ def _kind(output: Path, container: str | None, encoding: str | None) -> tuple[st
         raise ValueError(
             f"container: expected wds, zarr, folder or npy for {output.name}, got none"
         )
-    choice(container, Container, "container")
+    _check.choice(container, Container, "container")
     if container == "npy" and output.suffix != ".npy":
         raise ValueError(f"output: expected a name ending in .npy, got {output}")
     known = _ENCODINGS[container]

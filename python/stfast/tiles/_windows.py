@@ -8,7 +8,7 @@ centre at ``i + 1/2``. A window of side ``span`` around x starts at column
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,7 +131,7 @@ def plan_windows(
         A coordinate is not finite, or a side is not positive.
     """
     centers = _check.points(centers)
-    choice(mode, Mode, "mode")
+    _check.choice(mode, Mode, "mode")
     if size is None and span is None:
         raise ValueError("size: expected a side of tiles or of windows, got neither")
     size = None if size is None else tile_side(size)
@@ -196,14 +196,6 @@ def tile_side(size: int) -> int:
     return int(size)
 
 
-def choice(word: str, words: Any, name: str) -> str:
-    """``word`` if it is one of a Literal's words."""
-    known = get_args(words)
-    if word not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {word!r}")
-    return word
-
-
 def style(
     fill: int | None, border: Border, filter_: Filter, on_error: OnError, mode: Mode
 ) -> Style:
@@ -214,7 +206,7 @@ def style(
         raise ValueError(f"fill: expected a grey level from 0 to 255, got {fill!r}")
     return Style(
         fill=int(fill),
-        border=choice(border, Border, "border"),
-        filter=choice(filter_, Filter, "resample"),
-        lenient=choice(on_error, OnError, "on_error") == "fill",
+        border=_check.choice(border, Border, "border"),
+        filter=_check.choice(filter_, Filter, "resample"),
+        lenient=_check.choice(on_error, OnError, "on_error") == "fill",
     )

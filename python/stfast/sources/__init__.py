@@ -1,7 +1,7 @@
-"""Where a loader's spots come from: slides cut on the fly, a built dataset, or arrays.
+"""Where spots come from: slides cut on the fly, a built dataset's shards, or arrays.
 
-Each source knows its spots' slide, place and label, and puts the tiles of some of
-them into a caller's buffer. Nothing of torch is here.
+Each source knows its spots' slide, place and label, and puts the tiles and genes of some of
+them into a caller's buffer. The loader and datasets both stand on it, and it needs no torch.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from scipy import sparse
 
 from stfast import _check, _core, _spatial
 from stfast.images import Level, SlideImage, open_image
-from stfast.loader._genes import DenseGenes, GeneRows, SparseGenes
+from stfast.sources.genes import DenseGenes, GeneRows, SparseGenes
 from stfast.tiles import Places, Style, Windows, plan_windows
 
 Rows = NDArray[np.int64]
@@ -72,6 +72,17 @@ class Source(Protocol):
         self, rows: Rows, out: NDArray[np.uint8], workers: int, *, lenient: bool, look: Progress
     ) -> Faults:
         """Fill ``out`` (n, size, size, 3); the tiles that failed, if ``lenient``."""
+
+
+class HasSource(Protocol):
+    """What gives its source of tiles when asked for it, as a built dataset does."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """Rows of the source that it is filtered to; ``None``: all."""
+
+    def source(self, genes: Sequence[str] | str | None = None) -> Source:
+        """All of its tiles."""
 
 
 def labelled(
