@@ -60,7 +60,7 @@ def test_slides_start_as_threads_and_memory_allow():
         threads = []
         while pool.waiting and (n := pool.threads()):
             _, need = pool.waiting.pop(0)
-            pool.busy[len(threads)] = (None, None, need, n)
+            pool.busy[len(threads)] = (None, need, n)
             threads.append(n)
         return threads
 

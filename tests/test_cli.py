@@ -234,6 +234,55 @@ def process(*words, **options):
     )
 
 
+HEAVY = {
+    "numpy",
+    "scipy",
+    "pandas",
+    "polars",
+    "anndata",
+    "h5py",
+    "zarr",
+    "tifffile",
+    "PIL",
+    "torch",
+}
+
+
+def process_time(code):
+    """CPU seconds of a process that runs the code, its start included: the least of five."""
+    code += "\nimport time; print(time.process_time())"
+    return min(
+        float(subprocess.check_output([sys.executable, "-c", code], text=True).split()[-1])
+        for _ in range(5)
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = f"""
+import sys, typer
+from stfast.cli import app
+for name in typer.main.get_command(app).commands:
+    app([name, "--help"], standalone_mode=False)
+app(["--help"], standalone_mode=False)
+print(sorted({HEAVY} & set(sys.modules)))
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert said.count("Usage:") > 10
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_help_is_as_quick_as_typer():
+    # CPU seconds grow on a machine that others use too: typer's own are the measure then.
+    most = max(0.35, 2 * process_time("import typer"))
+    for words in (["--help"], ["tile", "--help"], ["--version"]):
+        spent = process_time(f"from stfast.cli import app\napp({words}, standalone_mode=False)")
+        assert spent < most, f"stfast {' '.join(words)}: {spent:.2f} s"
+
+
+def test_importing_stfast_takes_no_50_ms():
+    assert process_time("import stfast") - process_time("pass") < 0.05
+
+
 def test_a_process_ends_with_its_status_and_without_a_traceback(tmp_path):
     assert process("--version").stdout.strip() == stfast.__version__
     gone = process("info", tmp_path / "gone.tif")

@@ -18,7 +18,7 @@ from scipy import sparse
 import oracles
 import stfast
 from oracles import run_python
-from stfast import _check, aggregate_bins
+from stfast import _check, _platform, aggregate_bins
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 
@@ -104,7 +104,7 @@ def test_a_control_groups_quota_is_kept(bare, tmp_path, files, most):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    bare.setattr(_check, "Path", lambda root: tmp_path)
+    bare.setattr(_platform, "_CONTROL", tmp_path)
     bare.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     assert _check.workers(None) == (64 if most is None else most)
 

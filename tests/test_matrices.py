@@ -287,16 +287,20 @@ def test_ragged_lists_of_obsm_are_left_out(spotted):
         assert list(found.obsm["some"]) == ["a"]
 
 
+def either(yes, value, other):
+    return np.array([value if one else other for one in yes], dtype=object)
+
+
 TISSUE = {
-    "boolean": lambda yes: pd.array(np.where(yes, True, None), "boolean"),
-    "no": lambda yes: pd.array(np.where(yes, True, False), "boolean"),
-    "Int8": lambda yes: pd.array(np.where(yes, 1, None), "Int8"),
-    "Float64": lambda yes: pd.array(np.where(yes, 1.0, None), "Float64"),
+    "boolean": lambda yes: pd.array(either(yes, True, None), "boolean"),
+    "no": lambda yes: pd.array(either(yes, True, False), "boolean"),
+    "Int8": lambda yes: pd.array(either(yes, 1, None), "Int8"),
+    "Float64": lambda yes: pd.array(either(yes, 1.0, None), "Float64"),
     "NaN": lambda yes: np.where(yes, 1.0, np.nan),
-    "object": lambda yes: np.where(yes, True, None),
-    "text": lambda yes: pd.array(np.where(yes, "True", None), "string"),
-    "category": lambda yes: pd.Categorical(np.where(yes, "1", "0")),
-    "category of numbers": lambda yes: pd.Categorical(np.where(yes, 1, None)),
+    "object": lambda yes: either(yes, True, None),
+    "text": lambda yes: pd.array(either(yes, "True", None), "string"),
+    "category": lambda yes: pd.Categorical(either(yes, "1", "0")),
+    "category of numbers": lambda yes: pd.Categorical(either(yes, 1, None)),
 }
 
 

@@ -6,6 +6,7 @@ this checkout, so that only the wheel's own files can answer.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import stfast
 
-TAG = re.compile(r"-cp311-abi3-manylinux_\d+_\d+_\w+\.whl$|-cp311-abi3-manylinux\d+_\w+")
+TAG = re.compile(r"-cp311-abi3-(manylinux_?\d|macosx_\d|win_)[\w.]*\.whl$")
 COMPILERS = ("cc", "gcc", "clang", "cargo", "rustc", "cmake", "nasm")
 
 # What the base install alone must be able to do with a Visium HD slide, given as argument;
@@ -54,7 +55,7 @@ OWN_FILES = "import sys, stfast; assert stfast.__file__.startswith(sys.prefix), 
 def check_names(wheel: Path) -> None:
     """Check the wheel's tag and that licences and notices lie in it."""
     if not TAG.search(wheel.name):
-        sys.exit(f"{wheel.name}: expected a cp311-abi3-manylinux wheel")
+        sys.exit(f"{wheel.name}: expected a cp311-abi3 wheel of manylinux, macosx or win")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("licenses/LICENSE", "licenses/THIRD_PARTY_NOTICES", "stfast/py.typed"):
         if not any(name.endswith(wanted) for name in names):
@@ -64,24 +65,24 @@ def check_names(wheel: Path) -> None:
 def check_paths(wheel: Path) -> None:
     """Check that the native module does not tell where it was built."""
     with zipfile.ZipFile(wheel) as archive:
-        native = next(n for n in archive.namelist() if n.endswith(".so"))
-        if str(Path.home()).encode() + b"/" in archive.read(native):
+        native = next(n for n in archive.namelist() if n.endswith((".so", ".pyd")))
+        if f"{Path.home()}{os.sep}".encode() in archive.read(native):
             sys.exit(f"{wheel.name}: {native} names the builder's home folder")
 
 
 def try_wheel(wheel: Path, folder: Path) -> None:
     """Install the wheel into a new venv and make the first calls."""
     slide = stfast.synthesize_visium_hd(folder / "slide", side_um=100, n_genes=50)
-    python = folder / "venv/bin/python"
+    python = folder / ("venv/Scripts/python.exe" if os.name == "nt" else "venv/bin/python")
     environment = {"PATH": str(python.parent), "HOME": str(folder), "LANG": "C.UTF-8"}
-    kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_"))}
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_", "SYSTEM"))}
 
     def run(*command: str | Path) -> None:
         subprocess.run(command, check=True, cwd=folder, env=kept | environment)
 
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     for name in COMPILERS:
-        if (python.parent / name).exists():
+        if shutil.which(name, path=str(python.parent)):
             sys.exit(f"the clean venv has {name}")
     run(python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", wheel)
     run(python, "-I", "-c", OWN_FILES)

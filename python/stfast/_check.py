@@ -8,13 +8,13 @@ native module takes, or raises the exception that names what it found.
 import math
 import os
 import sys
-from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pandas.api.extensions import ExtensionDtype
 from scipy import sparse
+
+from stfast import _platform
 
 Matrix: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
 
@@ -45,38 +45,12 @@ def _workers_from_environment() -> int:
         if not text.isdecimal():
             raise ValueError(f"STFAST_WORKERS: expected an integer of at least 1, got {text!r}")
         return int(text)
-    return 1 if _in_torch_worker() else _cpus()
+    return 1 if _in_torch_worker() else _platform.cpus()
 
 
 def _in_torch_worker() -> bool:
     torch_data = sys.modules.get("torch.utils.data")
     return torch_data is not None and torch_data.get_worker_info() is not None
-
-
-def _cpus() -> int:
-    """CPUs of this process: its affinity, capped by its control group's quota."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cpus, _cgroup_quota()))
-
-
-def _cgroup_quota() -> int:
-    """CPUs that control groups grant, rounded up; many where none limits.
-
-    See the kernel's cgroup-v2 ``cpu.max`` and cgroup-v1 ``cpu.cfs_quota_us``.
-    """
-    root = Path("/sys/fs/cgroup")
-    try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
-        else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-    except (OSError, ValueError):
-        return sys.maxsize
-    if quota == "max" or int(quota) <= 0 or int(period) <= 0:
-        return sys.maxsize
-    return math.ceil(int(quota) / int(period))
 
 
 def matrix(x: Any, name: str = "matrix") -> Matrix:
@@ -163,6 +137,8 @@ def integers(x: ArrayLike, name: str, n: int | None = None) -> NDArray[np.int64]
 def _without_missing(x: Any, name: str) -> Any:
     """The numbers of pandas' nullable types, of which none may be missing; all else as it is."""
     dtype = getattr(x, "dtype", None)
+    from pandas.api.extensions import ExtensionDtype  # not for each command that checks
+
     if not isinstance(dtype, ExtensionDtype) or dtype.kind not in "iufb":
         return x
     missing = int(x.isna().sum())

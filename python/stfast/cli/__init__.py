@@ -5,6 +5,7 @@ machines. An error is one line, and the exit status 1. What a command needs is
 imported when it runs, so that ``--help`` answers at once.
 """
 
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -58,6 +59,9 @@ _EXPECTED = (
 
 def main() -> NoReturn:
     """Run the command line; called by the script ``stfast``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can show µ and ×
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_ours(warnings.showwarning)
     try:
         app(standalone_mode=True)

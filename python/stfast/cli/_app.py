@@ -4,12 +4,29 @@ One option has one meaning in every command, so each is defined here once.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Frame(TyperGroup):
+    """The command of commands, whose own ``--help`` is False where nobody asks for it.
+
+    typer leaves it None, and imports pydantic to find that None is no bool: as long as
+    all the rest of ``stfast COMMAND --help``.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None and option.default is None:
+            option.default = False
+        return option
+
 
 app = typer.Typer(
     name="stfast",
+    cls=_Frame,
     help="Spatial transcriptomics, from raw slide to training batch.",
     no_args_is_help=True,
     add_completion=False,

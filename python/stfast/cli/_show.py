@@ -1,4 +1,7 @@
-"""What commands say: tables and JSON on stdout, progress on stderr, tables of genes in files."""
+"""What commands say: tables and JSON on stdout, progress on stderr, tables of genes in files.
+
+rich is imported where something is drawn: neither ``--help`` nor ``--json`` waits for it.
+"""
 
 import json
 import sys
@@ -7,16 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
 from stfast._output import whole
 
 if TYPE_CHECKING:
     import polars as pl
+    from rich.progress import Progress
 
 Rows: TypeAlias = list[tuple[str, ...]]
 
@@ -25,6 +23,10 @@ def show(found: dict[str, Any], as_json: bool, header: tuple[str, ...], rows: Ro
     if as_json:
         print(json.dumps(found, default=str))
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(*header, box=None, show_header=any(header), pad_edge=False)
     for row in rows:
         table.add_row(*(Text(word, overflow="fold") for word in row))
@@ -44,8 +46,7 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], objec
     if not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress(what) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
 
@@ -56,9 +57,7 @@ def tile_bar(total: int, estimate: int) -> Iterator[Callable[[int], object] | No
     if not sys.stderr.isatty():
         yield None
         return
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress("tiles", "{task.fields[rate]}") as progress:
         task = progress.add_task("tiles", total=total, rate="")
 
         def advance(done: int) -> None:
@@ -76,8 +75,9 @@ def build_bars() -> Iterator[Callable[[str, str, int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    from rich.markup import escape
+
+    with _progress("{task.description}") as progress:
         tasks: dict[str, Any] = {}
 
         def advance(slide: str, step: str, done: int, total: int) -> None:
@@ -92,6 +92,21 @@ def build_bars() -> Iterator[Callable[[str, str, int, int], None] | None]:
             progress.update(tasks[key], description=words, completed=done, total=total or None)
 
         yield advance
+
+
+def _progress(text: str, *more: str) -> "Progress":
+    """Bars on stderr: a text, how far it is, what ``more`` says of it, and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    done = (TextColumn(text), BarColumn(), MofNCompleteColumn(), *map(TextColumn, more))
+    return Progress(*done, TimeRemainingColumn(), console=Console(stderr=True))
 
 
 def rows_of(found: dict[str, Any]) -> Rows:

@@ -1,11 +1,11 @@
 """`stfast demo`: the main job from end to end, timed."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stfast._platform import peak_bytes
 from stfast.cli._app import BinSize, Json, Size, SpanUm, Workers, app
 from stfast.cli._show import Rows, say, show
 
@@ -40,21 +40,15 @@ def demo(
         workers=workers,
         report=lambda step: say(f"{step.name}: {step.did}"),
     )
+    peak = peak_bytes()
     found = {
         "steps": [vars(step) for step in steps],
         "picture": str(picture),
-        "peak_memory_mb": round(_peak_memory_mb()),
+        "peak_memory_mb": None if peak is None else round(peak / 1e6),
     }
     rows: Rows = [(s.name, s.did, f"{s.seconds:.2f} s", s.throughput) for s in steps]
-    rows += [("memory", "at its peak", "", f"{found['peak_memory_mb']} MB")]
+    if peak is not None:
+        rows += [("memory", "at its peak", "", f"{found['peak_memory_mb']} MB")]
     show(found, as_json, ("step", "what", "time", "throughput"), rows)
     if not as_json:
         print(picture)
-
-
-def _peak_memory_mb() -> float:
-    """Most memory this process has held, in MB."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

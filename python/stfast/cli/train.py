@@ -27,7 +27,7 @@ Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is any.")]
 
 
-def view(root: Path, slides: list[str] | None) -> stfast.Dataset:
+def view(root: Path, slides: list[str] | None) -> "stfast.Dataset":
     """The dataset, or some of its slides."""
     dataset = stfast.Dataset(root)
     lost = sorted(set(slides or ()) - set(dataset.slides["slide"]))
@@ -126,7 +126,7 @@ def embed(
     show(found, as_json, ("", ""), rows_of(found))
 
 
-def _write_slides(dataset: stfast.Dataset, embeddings: Path, folder: Path) -> None:
+def _write_slides(dataset: "stfast.Dataset", embeddings: Path, folder: Path) -> None:
     """An h5ad a slide, its embeddings in ``obsm``."""
     from stfast import learn
 

@@ -284,7 +284,7 @@ def _values(value: Any) -> list[Any]:
 def _settings(root: Path) -> dict[str, Any]:
     path = root / _layout.DESCRIPTION
     try:
-        settings: dict[str, Any] = json.loads(path.read_text())[_layout.SETTINGS]
+        settings: dict[str, Any] = json.loads(path.read_bytes())[_layout.SETTINGS]
         version = settings["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: expected the settings of a build, got {error}") from None

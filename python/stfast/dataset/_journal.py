@@ -9,11 +9,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stfast import _platform
 from stfast.dataset._lock import locked
 
 NAME = "run.jsonl"
@@ -30,8 +30,7 @@ class Steps:
         self._progress, self._begun = progress, time.perf_counter()
         self._step, self._total = "", 0
         self._cpu = time.process_time()
-        with suppress(OSError):  # the peak counts from here, where the system can be told so
-            Path("/proc/self/clear_refs").write_text("5")
+        _platform.forget_peak()
 
     def begin(self, step: str, total: int = 0) -> None:
         """End the step that was, and begin another of ``total`` pieces."""
@@ -58,19 +57,11 @@ class Steps:
             "seconds": round(sum(self.seconds.values()), 4),
             "cpu_seconds": round(time.process_time() - self._cpu, 4),
             "steps": self.seconds,
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": _platform.peak_bytes(),
         }
-
-
-def peak_bytes() -> int | None:
-    """Most memory that this process had, since :class:`Steps` began if the system says."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return None
 
 
 def note(root: Path, line: dict[str, Any]) -> None:
     """Add a line, whole, whoever else adds one."""
-    with locked(root / ".locks" / "run", wait_s=60), (root / NAME).open("a") as file:
-        file.write(json.dumps(line, default=str) + "\n")
+    with locked(root / ".locks" / "run", wait_s=60), (root / NAME).open("ab") as file:
+        file.write(f"{json.dumps(line, default=str)}\n".encode())

@@ -3,13 +3,15 @@
 The system frees the lock of a process that dies, so none is ever stale.
 """
 
+import errno
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from stfast import _platform
 
 _LOOK_S = 0.05
 
@@ -25,29 +27,22 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """
     path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    with os.fdopen(descriptor, "r+") as file:
+    with os.fdopen(descriptor, "r+", encoding="utf-8", newline="") as file:
         end = time.monotonic() + wait_s
-        while not _taken(file):
+        while not _platform.lock(file):
             if time.monotonic() >= end:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
                 message = f"expected no other build of this part, got one of {owner}"
-                raise BlockingIOError(11, message, str(path))
+                raise BlockingIOError(errno.EAGAIN, message, str(path))
             time.sleep(_LOOK_S)
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
         file.flush()
-        yield
-
-
-def _taken(file: IO[str]) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        try:
+            yield
+        finally:
+            _platform.unlock(file)
 
 
 def slide_lock(root: Path, slide: str) -> Path:

@@ -7,6 +7,7 @@ their places when all are whole; ``dataset.json``, without which nothing is a da
 goes first and comes last.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -80,7 +81,8 @@ def merge(plan: Plan, table: pl.DataFrame, steps: Steps) -> tuple[int, bool]:
     _write_report(root, part, slides)
     for name, told in slides.items():
         if _staged(root, name)["fingerprint"] != told["fingerprint"]:
-            raise BlockingIOError(11, "expected no slide staged anew meanwhile, got one", name)
+            again = "expected no slide staged anew meanwhile, got one"
+            raise BlockingIOError(errno.EAGAIN, again, name)
     _publish(root, part, slides)
     return index.height, True
 
@@ -107,12 +109,12 @@ def _describe(
     """What the dataset is, for machines and for people."""
     n_genes = pl.read_parquet(part / _layout.GENES).height
     card = _card.card(name, settings, slides=slides, index=index, n_genes=n_genes)
-    (part / _layout.CARD).write_text(card)
+    (part / _layout.CARD).write_bytes(card.encode())
     for term, n in _card.missing(slides).items():
         if n < slides.height:  # where none has any, the manifest's reader has said so
             _log.warning("%s: %d of %d slides have none", term, n, slides.height)
     described = _croissant.describe(part, name, settings, slides)
-    (part / _layout.DESCRIPTION).write_text(described)
+    (part / _layout.DESCRIPTION).write_bytes(described.encode())
 
 
 def _asked(plan: Plan, table: pl.DataFrame, slides: Slides) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def _digest(table: pl.DataFrame, slides: Slides) -> str:
 def _made(root: Path, asked: dict[str, Any], slides: list[str]) -> int | None:
     """Spots of the dataset that is there, if it is the one that is asked for."""
     try:
-        found = json.loads((root / _layout.DESCRIPTION).read_text())[_layout.SETTINGS]
+        found = json.loads((root / _layout.DESCRIPTION).read_bytes())[_layout.SETTINGS]
         n = int(found.pop("n_spots"))
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -276,7 +278,7 @@ def _chosen(
         scratch = part / "overlap.parquet"
         return _hvg.of_all(stores, spots, recipe.n, scratch=scratch, workers=plan.threads)
     folders = [_stage.folder(root, slide) for slide in spots]
-    genes = [json.loads((folder / _stage.DONE).read_text())["hvg_genes"] for folder in folders]
+    genes = [json.loads((folder / _stage.DONE).read_bytes())["hvg_genes"] for folder in folders]
     matrices = (np.load(folder / _stage.HVG) for folder in folders)
     return recipe.n, zip(matrices, genes, strict=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stfast import _platform
 from stfast.dataset import _stage
 
 _BASE = 350 << 20
@@ -96,8 +97,8 @@ def _of_matrix(path: Path | None) -> tuple[int, int]:
             return 5000, path.stat().st_size
         sizes = count_sizes(path)
         return sizes["barcodes"], sizes["nonzeros"]
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        header = next(line for line in file if not line.startswith("%"))
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = next(line for line in file if not line.startswith(b"%"))
     _, spots, counts = map(int, header.split())
     return spots, counts
 
@@ -142,21 +143,8 @@ def _picture(row: dict[str, Any]) -> int:
 def memory_of(said: int | str | None) -> int:
     """Bytes of ``"16G"``; by default four fifths of what this machine has free."""
     if said is None:
-        return _free() * 4 // 5
+        return _platform.free_bytes() * 4 // 5
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(said).strip(), re.IGNORECASE)
     if isinstance(said, bool) or match is None or float(match[1]) <= 0:
         raise ValueError(f"memory: expected bytes, or a number with K, M, G or T, got {said!r}")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _free() -> int:
-    """Bytes that may still be used, by the machine and by the control group."""
-    found = [1 << 34]
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = [1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])]
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        most = int((group / "memory.max").read_text())
-        found.append(most - int((group / "memory.current").read_text()))
-    return max(min(found), 1 << 20)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import polars as pl
 
 from stfast import _check
+from stfast._platform import is_file_name
 from stfast._warn import warn
 from stfast.dataset import _checks, _hvg, _layout, _need, _report, _stage, _task
 from stfast.dataset._need import Need
@@ -151,7 +152,7 @@ def _problems(table: pl.DataFrame) -> list[str]:
     """What is wrong with the names of slides and of their images."""
     if not table.height:
         return ["expected slides, got none"]
-    bad = [name for name in table["slide"] if not _is_file_name(name)]
+    bad = [name for name in table["slide"] if not (name and is_file_name(name))]
     problems = [f"expected a file name for a slide, got {name!r}" for name in bad]
     problems += [
         f"expected a path for slide {s!r}, got none"
@@ -180,12 +181,6 @@ def _again(names: pl.Series, key: Callable[[str], str]) -> list[str]:
             again.append(name)
         seen.add(key(name))
     return again
-
-
-def _is_file_name(name: str | None) -> bool:
-    if not name or name.startswith(".") or name != name.strip() or len(name.encode()) > 200:
-        return False
-    return not any(char in '/\\:*?"<>|' or ord(char) < 32 for char in name)
 
 
 def _settings(

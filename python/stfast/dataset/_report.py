@@ -56,7 +56,7 @@ def picture(root: Path, slide: str) -> Path:
 
 def write_report(root: Path) -> None:
     """Write the page of a built dataset, from its files."""
-    description = json.loads((root / _layout.DESCRIPTION).read_text())
+    description = json.loads((root / _layout.DESCRIPTION).read_bytes())
     slides = _slides(root)
     name = str(description["name"])
     parts = [
@@ -75,7 +75,7 @@ def write_report(root: Path) -> None:
         + "\n</body></html>\n"
     )
     with whole(root / PAGE) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_bytes(page.encode())
 
 
 def _slides(root: Path) -> pl.DataFrame:

@@ -147,7 +147,7 @@ def staged(root: Path, slide: str) -> dict[str, Any] | None:
     """What ``done.json`` says of a slide; ``None``: it is not staged."""
     path = folder(root, slide) / DONE
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
+        told: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return told
@@ -182,7 +182,7 @@ def stage(
         (target / DONE).unlink(missing_ok=True)  # first: a merge may be looking
         shutil.rmtree(target)
     target.mkdir(parents=True, exist_ok=True)
-    begun.write_text(mark)
+    begun.write_bytes(mark.encode())
     steps.begin("read")
     adata = _read(row, settings, workers)
     steps.begin("check")
@@ -190,12 +190,12 @@ def stage(
     facts = _write(root, adata, row, settings, workers, steps=steps) | checked
     text = json.dumps({"fingerprint": mark, **facts}, indent=1) + "\n"
     with whole(target / DONE) as partial:
-        partial.write_text(text)
+        partial.write_bytes(text.encode())
     return True
 
 
 def _says(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text() == text
+    return path.exists() and path.read_bytes() == text.encode()
 
 
 def _read(row: dict[str, Any], settings: Settings, workers: int) -> "AnnData":

@@ -97,12 +97,12 @@ def _keep(root: Path, slide: str, fault: str) -> None:
     with suppress(OSError):
         folder = _stage.folder(root, slide)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).write_text(fault + "\n")
+        (folder / FAILED).write_bytes(f"{fault}\n".encode())
 
 
 def fault_of(root: Path, slide: str) -> str | None:
     """Why a slide failed when it was last tried; ``None``: nobody knows."""
     try:
-        return (_stage.folder(root, slide) / FAILED).read_text().strip()
+        return (_stage.folder(root, slide) / FAILED).read_bytes().decode().strip()
     except OSError:
         return None

@@ -6,10 +6,12 @@ It is started as a plain interpreter, so that a script that calls ``build`` need
 """
 
 import os
+import pickle
+import queue
 import signal
 import sys
 import threading
-from multiprocessing.connection import Connection
+from typing import BinaryIO
 
 from stfast.dataset import _task
 
@@ -17,24 +19,31 @@ COMMAND = "from stfast.dataset._worker import main; main()"
 
 
 def main() -> None:
-    """Serve the connection whose descriptor is the first argument."""
+    """Stage the slides that stdin names, and tell stdout what comes of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    connection = Connection(int(sys.argv[1]))
+    tasks: queue.SimpleQueue[tuple[_task.Task, int]] = queue.SimpleQueue()
+    threading.Thread(target=_hear, args=(tasks,), daemon=True).start()
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # what others print is no word of ours
+
+        def tell(*event: object) -> None:
+            _say(out, event)
+
+        while True:
+            task, workers = tasks.get()
+            _say(out, _task.run(task, workers, tell))
+
+
+def _say(out: BinaryIO, what: object) -> None:
+    """Write something as one piece."""
+    out.write(pickle.dumps(what))
+    out.flush()
+
+
+def _hear(tasks: "queue.SimpleQueue[tuple[_task.Task, int]]") -> None:
+    """Take in tasks; end at once when the parent does, however it does: stdin closes."""
     while True:
         try:
-            task, workers = connection.recv()
-        except EOFError:
-            return
-
-        def progress(*event: object) -> None:
-            connection.send(event)
-
-        connection.send(_task.run(task, workers, progress))
-
-
-def _die_with_parent() -> None:
-    """End at once when the parent does, however it does: its end of our stdin closes."""
-    while sys.stdin.buffer.read(1 << 10):
-        pass
-    os._exit(1)
+            tasks.put(pickle.load(sys.stdin.buffer))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            os._exit(1)

@@ -10,7 +10,7 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tifffile
@@ -40,13 +40,13 @@ def spooled(path: Path, header: Header) -> _core.Level:
         )
         whole = int(page.compression) == _OLD_JPEG
         with tempfile.NamedTemporaryFile(prefix="stfast-", suffix=".raw") as file:
-            target = Path(file.name)
             plain = (
-                _write_whole(imagecodecs, page, path, header, target)
+                _write_whole(imagecodecs, page, path, header, file)
                 if whole
-                else _write_blocks(page, path, header, target)
+                else _write_blocks(page, path, header, file)
             )
-            return _core.Level(target, plain)
+            file.flush()
+            return _core.Level(Path(file.name), plain)
 
 
 def _find_page(tiff: tifffile.TiffFile, header: Header) -> tifffile.TiffPage:
@@ -57,7 +57,7 @@ def _find_page(tiff: tifffile.TiffFile, header: Header) -> tifffile.TiffPage:
     return next(page for page in alike if page.index == header.page)
 
 
-def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: Path) -> Header:
+def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, file: IO[bytes]) -> Header:
     """Write each block as interleaved samples of 8 bits, one after another."""
     page.init_decode()
     n = -(-header.width // header.block_width) * -(-header.height // header.block_height)
@@ -66,19 +66,18 @@ def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: P
         raise FormatError(f"{path}: expected {n * planes} blocks, got {len(header.offsets)}")
     bytes_of_block = header.block_width * header.block_height * header.samples
     lengths = np.zeros(n, dtype=np.uint64)
-    with path.open("rb") as source, target.open("r+b") as file:
 
-        def decode(index: int) -> NDArray[np.uint8] | None:
-            return _decode_planes(page, path, header, source.fileno(), range(index, n * planes, n))
+    def decode(index: int) -> NDArray[np.uint8] | None:
+        return _decode_planes(page, path, header, range(index, n * planes, n))
 
-        with ThreadPoolExecutor(_check.workers(None)) as pool:
-            for start in range(0, n, 64):  # no more than these are in memory
-                batch = range(start, min(n, start + 64))
-                for index, block in zip(batch, pool.map(decode, batch), strict=True):
-                    if block is not None:
-                        file.seek(index * bytes_of_block)
-                        file.write(block.tobytes())
-                        lengths[index] = bytes_of_block
+    with ThreadPoolExecutor(_check.workers(None)) as pool:
+        for start in range(0, n, 64):  # no more than these are in memory
+            batch = range(start, min(n, start + 64))
+            for index, block in zip(batch, pool.map(decode, batch), strict=True):
+                if block is not None:
+                    file.seek(index * bytes_of_block)
+                    file.write(block.tobytes())
+                    lengths[index] = bytes_of_block
     jpeg = header.colour == "ycbcr" and int(page.compression) == 7
     return dataclasses.replace(
         _plain(header),
@@ -89,7 +88,7 @@ def _write_blocks(page: tifffile.TiffPage, path: Path, header: Header, target: P
 
 
 def _decode_planes(
-    page: tifffile.TiffPage, path: Path, header: Header, source: int, stored: range
+    page: tifffile.TiffPage, path: Path, header: Header, stored: range
 ) -> NDArray[np.uint8] | None:
     """A block of full size, its planes interleaved; nothing where the file has none."""
     parts = []
@@ -97,13 +96,15 @@ def _decode_planes(
         offset, length = int(header.offsets[at]), int(header.lengths[at])
         if not length:
             return None
-        there = os.fstat(source).st_size
-        if offset + length > there:
-            raise FormatError(
-                f"block {at}: expected {length} bytes at offset {offset}, "
-                f"got a file of {there} bytes ({path})"
-            )
-        coded = os.pread(source, length, offset)
+        with path.open("rb") as source:  # of its own: not every system has reads at an offset
+            there = source.seek(0, os.SEEK_END)
+            if offset + length > there:
+                raise FormatError(
+                    f"block {at}: expected {length} bytes at offset {offset}, "
+                    f"got a file of {there} bytes ({path})"
+                )
+            source.seek(offset)
+            coded = source.read(length)
         parts.append(_decode_block(page, path, coded, at % len(page.dataoffsets)))
     whole: NDArray[np.uint8] = np.concatenate(parts, axis=-1)
     out = np.zeros((header.block_height, header.block_width, header.samples), np.uint8)
@@ -137,7 +138,7 @@ def _eight_bits(samples: NDArray[Any], bits: int, photometric: int) -> NDArray[n
 
 
 def _write_whole(
-    imagecodecs: Any, page: tifffile.TiffPage, path: Path, header: Header, target: Path
+    imagecodecs: Any, page: tifffile.TiffPage, path: Path, header: Header, file: IO[bytes]
 ) -> Header:
     """Old-style JPEG, whose blocks are no streams of their own: libtiff reads all of it."""
     try:
@@ -147,7 +148,7 @@ def _write_whole(
             f"{path}: expected old-style JPEG that libtiff decodes, got {error}"
         ) from error
     rgb = np.ascontiguousarray(pixels[..., :3])
-    target.write_bytes(rgb.tobytes())
+    file.write(rgb.tobytes())
     return dataclasses.replace(
         _plain(header),
         samples=3,

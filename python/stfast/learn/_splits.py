@@ -1,6 +1,7 @@
 """80/10/10 parts of rows, by spot as in the paper or by whole slides, from a seed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +42,8 @@ def parts_of_slides(slides: NDArray[np.str_], seed: int) -> Parts:
 
 def features(x: ArrayLike, name: str = "embeddings") -> NDArray[np.float32 | np.float64]:
     """A finite matrix of floats, dense; what is sparse, or of dask, is made so."""
-    array = _check.csr(x, name).toarray() if sparse.issparse(x) else np.asarray(x)
+    given: Any = x  # users also pass scipy's matrices, which are no ArrayLike
+    array = _check.csr(given, name).toarray() if sparse.issparse(given) else np.asarray(given)
     if array.dtype.kind == "c":
         raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.dtype not in (np.float32, np.float64):

@@ -210,10 +210,10 @@ class _Parts:
     def find(self) -> int:
         """Rows that a former run left of the same thing; of another thing they are removed."""
         told = self.folder / "mark"
-        if self.folder.exists() and not (told.exists() and told.read_text() == self.mark):
+        if self.folder.exists() and not (told.exists() and told.read_bytes() == self.mark.encode()):
             shutil.rmtree(self.folder)
         self.folder.mkdir(exist_ok=True)
-        told.write_text(self.mark)
+        told.write_bytes(self.mark.encode())
         while self._path(self.number).exists():
             self.number += 1
         return sum(len(np.load(self._path(n), mmap_mode="r")) for n in range(self.number))

@@ -193,7 +193,7 @@ def _page(root: Path, parts: Sequence[str], what: str) -> Path:
     note = _note(f"{what}; stfast {__version__}.")
     path = root / "report.html"
     with whole(path) as partial:
-        partial.write_text("\n".join([head, opening, note, *parts, "</html>"]), encoding="utf-8")
+        partial.write_bytes("\n".join([head, opening, note, *parts, "</html>"]).encode())
     return path
 
 

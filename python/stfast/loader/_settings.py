@@ -31,9 +31,9 @@ def source_of(
         genes = list(genes)  # an Index or an array compares with a word gene by gene
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes: expected at least 0, got {cache_bytes}")
-    of_others = getattr(source, "source", None)
+    of_others: Any = getattr(source, "source", None)
     if of_others is None and not isinstance(source, ArraySource):
-        given = [source] if isinstance(source, AnnData) else list(source)
+        given: Any = [source] if isinstance(source, AnnData) else source
         slides = [_lazy.tables(adata) for adata in given]
         if not slides:
             raise ValueError("slides: expected at least one, got none")

@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stfast._core import FormatError
+from stfast._platform import is_file_name
 from stfast._warn import warn
 from stfast.manifest._draft import Draft, draft_manifest
 from stfast.manifest._terms import clean_terms
@@ -44,11 +45,6 @@ COLUMNS = (
     *("slide", "path", "sample", "technology", "image", "species", "tissue", "patient", "pmid"),
     *("title", "abstract", "keywords", "annotation", "mpp", *_TERMS),
 )
-
-# Slides become names of files, with a suffix, on any system: none is hidden, Windows takes no
-# dot or space at the end, and most take 255 bytes.
-_NO_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]|\A[.\s]|[.\s]\Z')
-_LONGEST_NAME = 200
 
 _CANCER = re.compile("cancer | cancer|tumor | tumor|metastasis | metastasis|tme | tme")
 
@@ -190,7 +186,7 @@ def _row_problems(
     """Tell what is wrong with a row; remember its slide and image for those that follow."""
     yield from (f"{name}: expected one, got none" for name in required if row[name] is None)
     if row["slide"] is not None:
-        if _NO_FILE_NAME.search(row["slide"]) or len(row["slide"].encode()) > _LONGEST_NAME:
+        if not is_file_name(row["slide"]):
             yield "slide: expected a name that a file can have on any system"
         first = slides.setdefault(row["slide"].casefold(), row["row"])
         if first != row["row"]:

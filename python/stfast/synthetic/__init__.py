@@ -211,4 +211,4 @@ def _provenance(parameters: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_bytes(f"{json.dumps(content, indent=2)}\n".encode())

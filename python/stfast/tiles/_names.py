@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stfast._platform import DEVICES
+
 Strings = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Bytes of texts laid end to end, and where each starts and the last one ends."""
 
@@ -15,7 +17,8 @@ def file_names(names: pl.Series, *, dots: bool) -> pl.Series:
     r"""Names with what a file's name cannot hold percent-encoded, as in a URL.
 
     Encoded are ``/ \ % : * ? " < > |`` and control characters, a dot or a space
-    at either end and, unless ``dots``, any dot: WebDataset's key ends at the first.
+    at either end, the first letter of what Windows takes for a device (``NUL``, ``aux.x``)
+    and, unless ``dots``, any dot: WebDataset's key ends at the first.
     """
     unsafe = {chr(code): f"%{code:02X}" for code in (*range(32), 127)}
     unsafe |= {char: f"%{ord(char):02X}" for char in '/\\:*?"<>|'}
@@ -25,6 +28,9 @@ def file_names(names: pl.Series, *, dots: bool) -> pl.Series:
         safe = safe.str.replace_all(".", "%2E", literal=True)
     safe = safe.str.replace_all(r"^\.", "%2E").str.replace_all(r"\.$", "%2E")
     safe = safe.str.replace_all("^ ", "%20").str.replace_all(" $", "%20")
+    device = safe.str.contains(rf"^(?i:{DEVICES})(\.|$)")
+    first = safe.str.slice(0, 1).replace({char: f"%{ord(char):02X}" for char in "acnlpACNLP"})
+    safe = (first + safe.str.slice(1)).zip_with(device, safe)
     longest = safe.str.len_bytes().max()
     most = longest if isinstance(longest, int) else 0
     if (safe == "").any() or most > _LONGEST:

@@ -182,7 +182,8 @@ def _write_array(job: Job, *, resume: bool, progress: Callable[[int], object] | 
         places = job.windows.places()
         told = _core.extract_tiles(places, job.look, tiles, job.workers, progress=progress)
         tiles.flush()
-        report = report_of(told, output=output, written=len(tiles))
+        del tiles  # Windows renames no file that is mapped
+        report = report_of(told, output=output, written=len(job.windows))
         _spots(job, report).write_csv(partial_table)
     return report
 
@@ -259,13 +260,13 @@ def _begin(part: Path, settings: dict[str, Any], *, resume: bool) -> None:
         raise FileNotFoundError(2, "No such directory", str(part.absolute().parent))
     part.mkdir()
     with whole(part / _SETTINGS) as partial:
-        partial.write_text(json.dumps(settings, indent=1) + "\n")
+        partial.write_bytes(f"{json.dumps(settings, indent=1)}\n".encode())
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / _SETTINGS
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: expected the settings of a run to resume, got {error}"

@@ -2,7 +2,8 @@
 //!
 //! A positioned read moves no shared cursor, so one open file serves every
 //! thread and stays usable after `fork`; unlike a memory map it fails with an
-//! error, not a signal, when a file on a network disk shrinks.
+//! error, not a signal, when a file on a network disk shrinks. (Windows' read
+//! does move the cursor, but no read here starts from it.)
 
 use std::fs::File;
 use std::io;
