@@ -22,13 +22,12 @@ CORE := readers bins h5 tiles hvg dataset loader
 # Of each target of make fuzz.
 SECONDS_EACH ?= 60
 
-# The environment's tools come first, cmake among them. The native module serves every Python
-# (abi3), so cargo need not ask one.
+# The environment's tools come first, cmake among them; PyO3 and maturin ask its Python.
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYO3_NO_PYTHON := 1
-unexport PYO3_PYTHON CONDA_PREFIX PYTHONHOME PYTHONPATH
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
 PACKAGES := $(VENV)/.packages
 EXTENSION := $(VENV)/.extension
