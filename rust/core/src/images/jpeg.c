@@ -8,6 +8,7 @@
  * the header that concern no pixel, and for a few stray bytes before the end
  * marker, which some scanners leave: all pixels are there by then.
  */
+#include <limits.h>
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,8 +21,12 @@
 
 enum { BUFFER = 1 << 16, STRAY = 16 };
 
-/* Bytes of coefficients that a progressive picture may need. */
+/* Bytes of coefficients that a progressive picture may need; Windows' long holds half of them. */
+#if LONG_MAX >> 31
 static const long MOST_MEMORY = 4L << 30;
+#else
+static const long MOST_MEMORY = LONG_MAX;
+#endif
 
 /* Reads at most `n` bytes; 0 at the end, negative on an error. */
 typedef int64_t (*stfast_read)(void *user, uint8_t *to, size_t n);
@@ -102,7 +107,7 @@ static void term_source(j_decompress_ptr jpeg) { (void)jpeg; }
 static int create(stfast_jpeg *self) {
   if (setjmp(self->escape)) return 1;
   jpeg_create_decompress(&self->jpeg);
-  if (sizeof(long) > 4) self->jpeg.mem->max_memory_to_use = MOST_MEMORY;
+  self->jpeg.mem->max_memory_to_use = MOST_MEMORY;
   return 0;
 }
 
