@@ -73,7 +73,8 @@ check: $(EXTENSION)  ## Check format, lints, types, stub and Rust docs; change n
 	ruff format --check .
 	ruff check .
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	zizmor --offline --quiet .github/workflows
+	check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
+	zizmor --offline --quiet .github
 	@if command -v actionlint >/dev/null; then actionlint; \
 	    else echo "actionlint: not on PATH, so the workflows' expressions are not checked"; fi
 	mypy
