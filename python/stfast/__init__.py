@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         hvg_overlap,
         hvg_rank_combined,
     )
-    from stfast.images import SlideImage, open_image
+    from stfast.images import SlideImage, open_image, thumbnail
     from stfast.loader import ArraySource, Augment, Batch, TileLoader
     from stfast.manifest import (
         Draft,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         read_visium_hd,
     )
     from stfast.synthetic import synthesize_visium_hd
-    from stfast.tiles import TileReport, extract_tiles, thumbnail, tissue_grid
+    from stfast.tiles import TileReport, extract_tiles, tissue_grid
     from stfast.tiles._write import write_tiles
 
 __all__ = [
@@ -142,7 +142,7 @@ _HOMES = {
     "read_visium": "readers",
     "read_visium_hd": "readers",
     "synthesize_visium_hd": "synthetic",
-    "thumbnail": "tiles",
+    "thumbnail": "images",
     "tissue_grid": "tiles",
     "to_spatialdata": "convert",
     "write_stimage": "convert",

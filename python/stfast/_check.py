@@ -167,6 +167,13 @@ def at_least_one(n: object, name: str) -> int:
     return int(n)
 
 
+def grey(level: object, name: str) -> int:
+    """A grey level from 0 to 255."""
+    if not is_whole(level) or not 0 <= level <= 255:
+        raise ValueError(f"{name}: expected a grey level from 0 to 255, got {level!r}")
+    return int(level)
+
+
 def points(x: ArrayLike, name: str = "centers") -> NDArray[np.float64]:
     """Coordinates as (n, 2) float64, all finite."""
     array = np.asarray(x, dtype=np.float64)

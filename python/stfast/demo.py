@@ -20,7 +20,7 @@ from stfast import _spatial
 from stfast._output import whole
 from stfast.bins import aggregate_bins
 from stfast.hvg import highly_variable_genes
-from stfast.images import open_image
+from stfast.images import open_image, thumbnail
 from stfast.readers import read
 from stfast.readers.visium_hd import (
     is_visium_hd,
@@ -29,7 +29,6 @@ from stfast.readers.visium_hd import (
     sizes_on_disk,
 )
 from stfast.synthetic import synthesize_visium_hd
-from stfast.tiles import thumbnail
 
 Report = Callable[["Step"], object]
 

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +21,7 @@ from scipy import sparse
 
 from stfast import _check, _core
 from stfast._core import FormatError
+from stfast._native import Chunks
 
 File: TypeAlias = "str | os.PathLike[str] | h5py.Group"
 
@@ -122,24 +122,6 @@ def refuse_links(file: h5py.File, path: Path) -> None:
         raise FormatError(f"{path}: expected all data in the file itself, got {elsewhere}")
 
 
-@dataclass(frozen=True)
-class _Header:
-    """Where the chunks of a dataset lie, as the native module takes it."""
-
-    name: str
-    shape: tuple[int, ...]
-    chunk: tuple[int, ...]
-    kind: str
-    size: int
-    big_endian: bool
-    shuffle: int | None
-    deflate: int | None
-    offsets: NDArray[np.uint64]
-    lengths: NDArray[np.uint64]
-    masks: NDArray[np.uint32]
-    places: NDArray[np.uint64]
-
-
 class Dataset:
     """A dataset to be read as a whole or in stretches of its first axis."""
 
@@ -233,7 +215,7 @@ def _cast(values: NDArray[Any], wanted: np.dtype[Any], where: str) -> NDArray[An
     return values.astype(wanted)
 
 
-def _header(dataset: h5py.Dataset) -> _Header | None:
+def _header(dataset: h5py.Dataset) -> Chunks | None:
     """The table of chunks; ``None`` where h5py must read, with the reason logged once."""
     reason = _obstacle(dataset)
     if reason:
@@ -247,7 +229,7 @@ def _header(dataset: h5py.Dataset) -> _Header | None:
     chunk, table = _chunks(dataset) if dataset.chunks else _pieces(dataset)
     table = table[np.lexsort(table[:, :2:-1].T)] if len(table) > 1 else table
     dtype = dataset.dtype
-    return _Header(
+    return Chunks(
         name=dataset.name or "?",
         shape=dataset.shape,
         chunk=chunk,
@@ -317,7 +299,7 @@ def _pieces(dataset: h5py.Dataset) -> tuple[tuple[int, ...], NDArray[np.uint64]]
     return (step, *inner), table
 
 
-def _is_sparse(header: _Header) -> bool:
+def _is_sparse(header: Chunks) -> bool:
     """Whether some chunk was never written, so that the fill value is there."""
     grid = [-(-n // step) for n, step in zip(header.shape, header.chunk, strict=True)]
     return len(header.offsets) < int(np.prod(grid, dtype=np.int64))

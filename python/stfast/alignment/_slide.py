@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.spatial import KDTree
 
 from stfast import _lazy, _spatial
-from stfast.tiles import thumbnail
+from stfast.images import thumbnail
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -14,7 +14,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stfast import _core
+from stfast._native import Coded, strings
 from stfast.dataset import _card, _checks, _croissant, _hvg, _layout, _report, _stage
 from stfast.dataset._journal import Steps
 from stfast.dataset._lock import locked, slide_lock
 from stfast.dataset._plan import Plan
-from stfast.tiles._names import Strings, strings
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "raw": "npy"}
 _BLOCK = 512
@@ -43,19 +43,6 @@ _log = logging.getLogger("stfast")
 
 Slides = dict[str, dict[str, Any]]
 """What ``done.json`` says of each slide, by name in order."""
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """Where the encoded tiles lie, as the native module reads it."""
-
-    sources: list[Path]
-    source: NDArray[np.uint32]
-    offset: NDArray[np.uint64]
-    length: NDArray[np.uint32]
-    notes: Strings
-    extension: str
-    first: int = 0
 
 
 def merge(plan: Plan, table: pl.DataFrame, steps: Steps) -> tuple[int, bool]:
@@ -244,7 +231,7 @@ def _copy(
     ends = np.cumsum(np.bincount(shard)).tolist()
     ranges = zip([0, *ends[:-1]], ends, strict=True)
     wanted = [(_layout.shard(part, n), start, end) for n, (start, end) in enumerate(ranges)]
-    coded = _Coded(
+    coded = Coded(
         sources=sources,
         source=np.concatenate(number)[order].astype(np.uint32),
         offset=rows["offset"].to_numpy(),

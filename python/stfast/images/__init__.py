@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from stfast import _check, _core
 from stfast._core import FormatError
+from stfast._native import Header
 from stfast.images._fallback import spooled
-from stfast.images._header import Header
 from stfast.images._mpp import Mpp, plausible, tiff_mpp
+from stfast.images._pixels import read_rectangle, reduced
 from stfast.images._plain import kind_of, open_plain
 from stfast.images._tiff import tiff_levels
 
-__all__ = ["Header", "Level", "SlideImage", "open_image"]
+__all__ = ["Header", "Level", "SlideImage", "open_image", "thumbnail"]
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEADER_FAULTS = (
@@ -180,8 +181,6 @@ class SlideImage:
         ValueError
             A coordinate is not finite, or a side is not positive.
         """
-        from stfast.tiles import read_rectangle
-
         return read_rectangle(self, location, level, size, fill=fill, workers=workers)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
@@ -258,6 +257,34 @@ def open_image(
         Level(path, header, (width / header.width, height / header.height)) for header in headers
     )
     return SlideImage(path, kind, levels, found[0], found[1], channels)
+
+
+def thumbnail(
+    image: str | os.PathLike[str] | SlideImage,
+    longest: int = 2000,
+    *,
+    workers: int | None = None,
+) -> tuple[NDArray[np.uint8], float]:
+    """The whole picture, reduced until no side has more than ``longest`` pixels.
+
+    Parameters
+    ----------
+    image
+        A path, or what :func:`open_image` returned.
+    longest
+        Most pixels a side may have; the picture is never magnified.
+    workers
+        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
+
+    Returns
+    -------
+    pixels
+        (height, width, 3) uint8.
+    scale
+        Pixels of the thumbnail per level-0 pixel, at most 1.
+    """
+    opened = image if isinstance(image, SlideImage) else open_image(image)
+    return reduced(opened, longest, workers)
 
 
 def _read_headers(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stfast import _check, _core
 from stfast._core import FormatError
+from stfast._native import Header
 from stfast._warn import warn
-from stfast.images._header import Header
 
 _OLD_JPEG = 6
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from stfast.images._header import Header, whole_file
+from stfast._native import Header
+from stfast.images._header import whole_file
 
 _Opener = Callable[[Path], Image.Image]
 

@@ -14,7 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from stfast._core import FormatError
-from stfast.images._header import Header, picked
+from stfast._native import Header
+from stfast.images._header import picked
 
 _CODECS = {
     1: "raw",

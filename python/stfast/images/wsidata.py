@@ -64,7 +64,7 @@ class StfastReader(ReaderBase):  # type: ignore[misc]
 
     def get_thumbnail(self, size: int, **_: Any) -> NDArray[np.uint8]:
         """The whole picture, no side longer than ``size`` px; (height, width, 3)."""
-        from stfast.tiles import thumbnail
+        from stfast.images import thumbnail
 
         return thumbnail(self.reader, int(size))[0]
 

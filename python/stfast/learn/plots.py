@@ -203,7 +203,8 @@ def _spots_on_tissue(panel: Any, dataset: "Dataset", slide: str, colours: Sequen
     """Spots as circles of their own size, on the slide's picture where it is still there."""
     from matplotlib.collections import EllipseCollection
 
-    from stfast import _spatial, thumbnail
+    from stfast import _spatial
+    from stfast.images import thumbnail
 
     index, scale = dataset.index, 1.0
     try:

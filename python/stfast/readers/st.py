@@ -23,8 +23,7 @@ from scipy import sparse
 from stfast import _check, _spatial
 from stfast._core import FormatError
 from stfast._warn import warn
-from stfast.images import SlideImage, open_image
-from stfast.tiles import thumbnail
+from stfast.images import SlideImage, open_image, thumbnail
 
 _PLACE = r"^\s*(-?\d+(?:\.\d+)?)[x_](-?\d+(?:\.\d+)?)\s*$"
 _PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}

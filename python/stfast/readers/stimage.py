@@ -24,10 +24,9 @@ from scipy import sparse
 
 from stfast import _check, _core, _spatial
 from stfast._core import FormatError
-from stfast.images import open_image
+from stfast.images import open_image, thumbnail
 from stfast.readers._library import read_bytes
 from stfast.readers._tenx import narrowed
-from stfast.tiles import thumbnail
 
 TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
 _COORD_END = "_coord.csv"

@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from stfast import _check, _core, _spatial
+from stfast._native import Places, Style
 from stfast.images import Level, SlideImage, open_image
 from stfast.sources.genes import DenseGenes, GeneRows, SparseGenes
-from stfast.tiles import Places, Style, Windows, plan_windows
+from stfast.tiles import Windows, plan_windows
 
 Rows = NDArray[np.int64]
 Faults = list[tuple[int, str]]

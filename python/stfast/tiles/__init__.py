@@ -14,36 +14,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _core
+from stfast._native import Style
 from stfast._warn import warn
 from stfast.images import SlideImage
 from stfast.tiles._grid import tissue_grid
 from stfast.tiles._report import TileReport, report_of
 from stfast.tiles._windows import (
-    LARGEST_SPAN,
     Border,
     Filter,
     Mode,
     OnError,
-    Places,
-    Style,
     Windows,
     image_of,
     plan_windows,
-    rectangle,
     span_in_pixels,
     style,
     tile_side,
 )
 
 __all__ = [
-    "Places",
-    "Style",
     "TileReport",
     "Windows",
     "extract_tiles",
     "plan_windows",
-    "read_rectangle",
-    "thumbnail",
     "tile_side",
     "tissue_grid",
 ]
@@ -172,71 +165,6 @@ def _cut(
 ) -> TileReport:
     told = _core.extract_tiles(windows.places(), look, out, threads, progress=progress)
     return report_of(told)
-
-
-def read_rectangle(
-    image: SlideImage,
-    location: tuple[float, float],
-    level: int,
-    size: tuple[int, int],
-    *,
-    fill: int = 255,
-    workers: int | None = None,
-) -> NDArray[np.uint8]:
-    """Read a rectangle of a level; see :meth:`SlideImage.read_region`.
-
-    Parameters
-    ----------
-    image
-        An opened image.
-    location, level, size, fill, workers
-        As there.
-    """
-    windows = rectangle(image, location, level, size)
-    out = np.empty((1, size[1], size[0], 3), dtype=np.uint8)
-    _cut(windows, out, style(fill, "fill", "bicubic", "raise", "center"), _check.workers(workers))
-    region: NDArray[np.uint8] = out[0]
-    return region
-
-
-def thumbnail(
-    image: Image, longest: int = 2000, *, workers: int | None = None
-) -> tuple[NDArray[np.uint8], float]:
-    """The whole picture, reduced until no side has more than ``longest`` pixels.
-
-    Parameters
-    ----------
-    image
-        A path, or what :func:`open_image` returned.
-    longest
-        Most pixels a side may have; the picture is never magnified.
-    workers
-        Threads; ``None``: ``$STFAST_WORKERS``, else the CPUs of this process.
-
-    Returns
-    -------
-    pixels
-        (height, width, 3) uint8.
-    scale
-        Pixels of the thumbnail per level-0 pixel, at most 1.
-    """
-    image = image_of(image, None)
-    longest = _check.at_least_one(longest, "longest")
-    height, width = image.shape
-    # Pieces of 256 pixels, or smaller ones where their windows would be too large.
-    size = max(1, min(256, LARGEST_SPAN * longest // max(height, width)))
-    span = max(size, int(np.ceil(size * max(height, width) / longest)))
-    down, across = -(-height // span), -(-width // span)
-    top, left = np.indices((down, across)).reshape(2, -1) * span
-    centers = np.stack([left, top], axis=1) + span / 2
-    windows = plan_windows(image, centers, size, span=span)
-    tiles = np.empty((down * across, size, size, 3), dtype=np.uint8)
-    _cut(windows, tiles, Style(border="edge"), _check.workers(workers))
-    rows = tiles.reshape(down, across, size, size, 3).swapaxes(1, 2)
-    whole = rows.reshape(down * size, across * size, 3)
-    scale = size / span
-    height, width = (max(1, round(side * scale)) for side in (height, width))
-    return whole[:height, :width], scale
 
 
 def _output(

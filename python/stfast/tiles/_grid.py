@@ -92,7 +92,7 @@ def _shares(
     image: SlideImage, centers: NDArray[np.float64], span: float, workers: int | None
 ) -> NDArray[np.float64]:
     """Share of each window that is tissue, from sums over the mask's rectangles."""
-    from stfast.tiles import thumbnail
+    from stfast.images import thumbnail
 
     pixels, scale = thumbnail(image, _LONGEST, workers=workers)
     mask = tissue_mask(pixels)

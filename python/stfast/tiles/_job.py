@@ -14,9 +14,10 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _check, _core
+from stfast._native import Style
 from stfast.images import SlideImage
 from stfast.tiles._names import file_names
-from stfast.tiles._windows import Mode, Style, Windows, image_of, plan_windows
+from stfast.tiles._windows import Mode, Windows, image_of, plan_windows
 
 Container = Literal["wds", "zarr", "folder", "npy"]
 Encoding = Literal["jpeg", "png", "raw", "zstd"]

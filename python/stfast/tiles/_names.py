@@ -1,13 +1,8 @@
 """Names of spots as names of files, all at once: no loop over spots is Python's."""
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from stfast._platform import DEVICES
-
-Strings = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Bytes of texts laid end to end, and where each starts and the last one ends."""
 
 _LONGEST = 200
 """Bytes of a name that file systems take with an ending to spare."""
@@ -36,16 +31,3 @@ def file_names(names: pl.Series, *, dots: bool) -> pl.Series:
     if (safe == "").any() or most > _LONGEST:
         raise ValueError(f"names: expected 1 to {_LONGEST} bytes, got {most} or none")
     return safe
-
-
-def strings(series: pl.Series) -> Strings:
-    """The texts of a series for the native module."""
-    lengths = series.str.len_bytes().to_numpy()
-    joined = "".join(series.to_list()).encode()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.frombuffer(joined, dtype=np.uint8), offsets
-
-
-def no_strings() -> Strings:
-    """No texts at all."""
-    return np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64)

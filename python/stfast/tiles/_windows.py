@@ -6,49 +6,20 @@ centre at ``i + 1/2``. A window of side ``span`` around x starts at column
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stfast import _check, _core
+from stfast import _check
+from stfast._native import LARGEST, LARGEST_SPAN, Places, Style
 from stfast.images import Level, SlideImage, open_image
 
 Mode = Literal["center", "pil-crop"]
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
 Border = Literal["fill", "edge", "reflect"]
 OnError = Literal["raise", "fill"]
-
-LARGEST = 65_535
-"""Most pixels that a tile's side may have."""
-
-LARGEST_SPAN = 32_000
-"""Most pixels that a window's side may have: 3 GiB a window."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """What the native module asks of windows: it reads these names."""
-
-    levels: Sequence[_core.Level]
-    source: NDArray[np.uint32]
-    left: NDArray[np.float64]
-    top: NDArray[np.float64]
-    width: NDArray[np.float64]
-    height: NDArray[np.float64]
-    size: int | None
-
-
-@dataclass(frozen=True)
-class Style:
-    """How tiles are cut: the native module reads these names."""
-
-    fill: int = 255
-    border: str = "fill"
-    filter: str = "bicubic"
-    lenient: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,23 +121,6 @@ def plan_windows(
     return Windows(level, left, top, width, height, size)
 
 
-def rectangle(
-    image: SlideImage, location: tuple[float, float], number: int, size: tuple[int, int]
-) -> Windows:
-    """One window of any shape in a level of choice, its corner at the nearest pixel."""
-    n = len(image.levels)
-    if not _check.is_whole(number) or not -n <= number < n:
-        raise IndexError(f"{image.path}: expected a level from 0 to {n - 1}, got {number!r}")
-    level = image.levels[number]
-    corner = _check.points([location], "location") / level.downsample
-    sides = [_check.at_least_one(side, "size") for side in size]
-    if len(sides) != 2 or max(sides) > LARGEST:
-        raise ValueError(f"size: expected width and height up to {LARGEST}, got {size}")
-    left, top = np.floor(corner + 0.5).T.copy()
-    width, height = np.array(sides, dtype=np.float64).reshape(2, 1)
-    return Windows(level, left, top, width, height, None)
-
-
 def image_of(image: str | os.PathLike[str] | SlideImage, mpp: float | None) -> SlideImage:
     """An opened image; ``mpp``, if given, wins over the file's."""
     image = image if isinstance(image, SlideImage) else open_image(image)
@@ -202,10 +156,8 @@ def style(
     """How tiles are cut, from what users say; Pillow's crop is black outside."""
     if fill is None:
         fill = 0 if mode == "pil-crop" else 255
-    if not _check.is_whole(fill) or not 0 <= fill <= 255:
-        raise ValueError(f"fill: expected a grey level from 0 to 255, got {fill!r}")
     return Style(
-        fill=int(fill),
+        fill=_check.grey(fill, "fill"),
         border=_check.choice(border, Border, "border"),
         filter=_check.choice(filter_, Filter, "resample"),
         lenient=_check.choice(on_error, OnError, "on_error") == "fill",

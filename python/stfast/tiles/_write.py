@@ -10,7 +10,7 @@ shard, and ends in the same bytes.
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from stfast import _core
+from stfast._native import Output, no_strings, strings
 from stfast._output import whole
 from stfast.images import SlideImage
 from stfast.tiles._job import (
@@ -29,7 +30,6 @@ from stfast.tiles._job import (
     prepare,
     settings_of,
 )
-from stfast.tiles._names import Strings, no_strings, strings
 from stfast.tiles._report import TileReport, report_of
 from stfast.tiles._windows import (
     Border,
@@ -43,21 +43,6 @@ from stfast.tiles._windows import (
 
 _ZSTD_LEVEL = 3
 _SETTINGS, _SPOTS = "tiles.json", "spots.parquet"
-
-
-@dataclass(frozen=True)
-class _Output:
-    """Where and how the native module writes tiles: it reads these names."""
-
-    container: str
-    encoding: str
-    quality: int
-    folder: Path
-    names: Strings
-    notes: Strings
-    order: NDArray[np.uint32]
-    per_shard: int
-    done: NDArray[np.bool_]
 
 
 def write_tiles(
@@ -228,7 +213,7 @@ def _write_folder(
     return replace(numbers, valid=report.valid, bad=report.bad, output=output)
 
 
-def _target(job: Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.bool_]) -> _Output:
+def _target(job: Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.bool_]) -> Output:
     container = {"wds": "tar"}.get(job.container, job.container)
     npy = job.encoding == "raw" and job.container != "zarr"
     notes = no_strings()
@@ -236,7 +221,7 @@ def _target(job: Job, folder: Path, order: NDArray[np.uint32], done: NDArray[np.
         x, y = job.centers.T
         record = pl.DataFrame({"spot": job.names, "x": x, "y": y})
         notes = strings(record.select(pl.struct(pl.all()).struct.json_encode()).to_series())
-    return _Output(
+    return Output(
         container=container,
         encoding="npy" if npy else job.encoding,
         quality=_ZSTD_LEVEL if job.encoding == "zstd" else job.quality,
