@@ -34,11 +34,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Workers = Annotated[int | None, typer.Option(help="Threads; default: all this process may use.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Size = Annotated[int, typer.Option(help="Pixels of a tile's side.")]
-SpanUm = Annotated[
-    float | None, typer.Option(help="µm of a window's side; default: the spot's diameter.")
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of threads; default: $STFAST_WORKERS, else all CPUs of this process."
+    ),
 ]
-BinSize = Annotated[int, typer.Option(help="µm of a bin's side.")]
-Slide = Annotated[Path, typer.Argument(help="Folder of a slide.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Size = Annotated[int, typer.Option(help="Side of a tile, in pixels.")]
+SpanUm = Annotated[
+    float | None, typer.Option(help="Side of a tile's window, in µm; default: the spot's diameter.")
+]
+BinSize = Annotated[int, typer.Option(help="Side of a bin, in µm.")]
+Slide = Annotated[Path, typer.Argument(help="Folder of the slide.")]

@@ -14,9 +14,11 @@ from stfast.cli._show import progress_bar, rows_of, show
 @app.command(name="bin")
 def bin_(
     source: Annotated[Path, typer.Argument(help="Visium HD folder, or an h5ad of its squares.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
     bin_size: BinSize = 8,
-    raw: Annotated[bool, typer.Option("--raw", help="Keep bins off the tissue.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Also keep bins that are off the tissue.")
+    ] = False,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:

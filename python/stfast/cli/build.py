@@ -14,32 +14,47 @@ if TYPE_CHECKING:
     from stfast.dataset._plan import Plan
 
 Hvg = Annotated[
-    str, typer.Option(help="pearson:N, each slide's N best genes; overlap:N, of shared genes.")
+    str,
+    typer.Option(
+        help="pearson:N: each slide's N best genes; overlap:N: the N best that all slides have."
+    ),
 ]
 Memory = Annotated[
-    str | None, typer.Option(help="For slides side by side: 16G; default: 4/5 of what is free.")
+    str | None,
+    typer.Option(
+        help="Memory for slides staged side by side, such as 16G; default: 4/5 of what is free."
+    ),
 ]
 Shard = Annotated[
-    str | None, typer.Option(help="i/n: stage this part of the slides, make no dataset.")
+    str | None,
+    typer.Option(help="i/n: stage part i of n of the slides, without making the dataset."),
 ]
-Merge = Annotated[bool, typer.Option("--merge", help="Make the dataset of what shards staged.")]
-DaskAddress = Annotated[str | None, typer.Option(help="tcp://scheduler:8786, who stages slides.")]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Make the dataset from what --shard runs staged.")
+]
+DaskAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Dask scheduler that stages the slides: tcp://scheduler:8786."
+    ),
+]
 
 
 @app.command()
 def build(
     context: typer.Context,
-    manifest: Annotated[Path, typer.Argument(help="CSV or Parquet, a row a slide.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
-    bin_size: Annotated[float, typer.Option(help="µm of a bin of Visium HD.")] = 8,
-    size: Annotated[int, typer.Option(help="px of a tile's side.")] = 224,
+    manifest: Annotated[Path, typer.Argument(help="CSV or Parquet file with one row per slide.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the dataset to write.")],
+    bin_size: Annotated[float, typer.Option(help="Side of a Visium HD bin, in µm.")] = 8,
+    size: Annotated[int, typer.Option(help="Side of a tile, in pixels.")] = 224,
     span_um: SpanUm = None,
     hvg: Hvg = "pearson:128",
-    tiles: Annotated[str, typer.Option(help="jpeg, png or raw.")] = "jpeg",
-    quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
-    seed: Annotated[int, typer.Option(help="Of the order of spots.")] = 0,
+    tiles: Annotated[str, typer.Option(help="Encoding of the tiles: jpeg, png or raw.")] = "jpeg",
+    quality: Annotated[int, typer.Option(help="JPEG quality, from 1 to 100.")] = 95,
+    seed: Annotated[int, typer.Option(help="Seed of the order of spots.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Leave out misplaced slides.")] = False,
-    shard_bytes: Annotated[int, typer.Option(help="Bytes of a tar of tiles.")] = 1 << 28,
+    shard_bytes: Annotated[int, typer.Option(help="Bytes after which a new shard begins.")] = 1
+    << 28,
     memory: Memory = None,
     shard: Shard = None,
     merge: Merge = False,
@@ -47,9 +62,9 @@ def build(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Build one training set of many raw slides; what is finished is not redone.
+    """Build one training set from many raw slides; finished slides are not repeated.
 
-    The exit status is 1 if a slide failed; the others are in the dataset.
+    The exit status is 1 if a slide failed; the dataset contains the other slides.
     """
     from stfast.dataset._build import run
     from stfast.dataset._plan import prepare

@@ -13,12 +13,16 @@ from stfast.cli._show import rows_of, show
 @app.command()
 def check(
     slide: Slide,
-    image: Annotated[Path | None, typer.Option(help="Picture, in place of the slide's.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG to draw the spots into.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to use in place of the slide's.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG file to write: the spots over the picture.")
+    ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether spots and picture agree; the status is 1 where they do not."""
+    """Check that the spots fit the picture; the exit status is 1 if they are misplaced."""
     options: dict[str, Any] = {} if image is None else {"image": image}
     found = stfast.check_alignment(stfast.read(slide, **options), workers=workers)
     if picture is not None:

@@ -12,14 +12,16 @@ from stfast.cli._show import progress_bar, rows_of, show
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder of a slide, h5ad or 10x matrix.")],
-    destination: Annotated[Path, typer.Argument(help=".h5ad, .zarr, or a data set's folder.")],
+    source: Annotated[Path, typer.Argument(help="Folder of a slide, h5ad file or 10x matrix.")],
+    destination: Annotated[Path, typer.Argument(help="A .h5ad or .zarr, or a data set's folder.")],
     to: Annotated[
         str | None,
-        typer.Option(help="h5ad, zarr, spatialdata or stimage; default: by the name."),
+        typer.Option(help="h5ad, zarr, spatialdata or stimage; default: by destination's name."),
     ] = None,
-    bin_size: Annotated[int | None, typer.Option(help="µm of a bin's side.")] = None,
-    slide: Annotated[str | None, typer.Option(help="Its name in STimage-1K4M's layout.")] = None,
+    bin_size: Annotated[int | None, typer.Option(help="Side of a bin, in µm.")] = None,
+    slide: Annotated[
+        str | None, typer.Option(help="The slide's name in STimage-1K4M's layout.")
+    ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:

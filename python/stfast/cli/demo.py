@@ -13,16 +13,16 @@ from stfast.cli._show import Rows, say, show
 @app.command()
 def demo(
     slide: Annotated[
-        Path | None, typer.Option(help="Your own slide; default: one that is made.")
+        Path | None, typer.Option(help="Your own slide; default: the demo makes one.")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where the slide and the picture go.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Folder for the slide and the picture.")] = Path(
         "stfast-demo"
     ),
     bin_size: BinSize = 8,
     size: Size = 224,
     span_um: SpanUm = None,
     gene: Annotated[str | None, typer.Option(help="Gene to colour the picture by.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the slide and of the order of spots.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the slide and of the order of spots.")] = 0,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:

@@ -24,31 +24,37 @@ Flavor = Annotated[
 ]
 Slides = Annotated[
     list[Path],
-    typer.Argument(help="h5ad, zarr, 10x h5 or folders; several: over the genes they share."),
+    typer.Argument(
+        help="h5ad, zarr, 10x h5 or folders; several slides use the genes that they share."
+    ),
 ]
 BatchKey = Annotated[
-    str | None, typer.Option(help="Column of obs whose values are batches; or: slide.")
+    str | None,
+    typer.Option(help="Column of obs with each spot's batch; slide: each slide is a batch."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help=".parquet or .csv of all genes.")
+    Path | None,
+    typer.Option("--output", "-o", help="Table of all genes to write: .parquet or .csv."),
 ]
-Plot = Annotated[Path | None, typer.Option(help="Picture of mean and variability to write.")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Plot to write: mean and variability of the genes.")
+]
 
 
 @app.command()
 def hvg(
     slides: Slides,
     flavor: Flavor = "pearson_residuals",
-    n_top: Annotated[int, typer.Option(help="Genes to choose.")] = 128,
+    n_top: Annotated[int, typer.Option(help="Number of genes to choose.")] = 128,
     batch_key: BatchKey = None,
-    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
-    log1p: Annotated[bool, typer.Option("--log1p", help="Values are log1p already.")] = False,
+    layer: Annotated[str | None, typer.Option(help="Layer to use instead of X.")] = None,
+    log1p: Annotated[bool, typer.Option("--log1p", help="The values are already log1p.")] = False,
     output: Output = None,
     plot: Plot = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Choose highly variable genes, reading raw counts block by block."""
+    """Choose highly variable genes; raw counts are read block by block."""
     if output is not None and output.suffix not in (".parquet", ".csv"):
         raise ValueError(f"output: expected a name ending in .parquet or .csv, got {output}")
     with progress_bar("spots", None) as advance, warnings.catch_warnings(record=True) as notes:

@@ -15,7 +15,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="An image, or the folder of a slide.")],
     as_json: Json = False,
 ) -> None:
-    """Say what an image or a slide is."""
+    """Describe an image or a slide."""
     found, rows = _slide_info(path) if path.is_dir() else _image_info(path)
     show(found, as_json, ("", ""), rows)
 

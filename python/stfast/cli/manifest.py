@@ -13,13 +13,18 @@ from stfast.cli._show import rows_of, show
 
 @app.command()
 def manifest(
-    folder: Annotated[Path, typer.Argument(help="Downloads, of any depth.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of downloads; all folders below are searched.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="CSV to write; one that is there stays.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="CSV file to write; an existing one is not overwritten."
+        ),
     ] = Path("manifest.csv"),
     as_json: Json = False,
 ) -> None:
-    """Draft a manifest of all slides below a folder; the status is 1 where there is none."""
+    """Draft a manifest of all slides below a folder; the exit status is 1 if there are none."""
     draft = stfast.draft_manifest(folder)
     for problem in draft.problems:
         print(problem, file=sys.stderr)

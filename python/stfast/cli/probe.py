@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 Embedded = Annotated[
     list[str],
-    typer.Option("--embeddings", "-e", help="NAME=FILE of `stfast embed`; again: more models."),
+    typer.Option(
+        "--embeddings",
+        "-e",
+        help="NAME=FILE, a file that `stfast embed` wrote; repeat for more models.",
+    ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option(help="CSV or Parquet of slide, spot, label; default: the dataset's.")
+    Path | None,
+    typer.Option(help="CSV or Parquet with slide, spot, label; default: the dataset's labels."),
 ]
-Exclude = Annotated[list[str], typer.Option(help="Label to drop; again: more.")]
+Exclude = Annotated[list[str], typer.Option(help="Label to drop; repeat for more.")]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")]
 DROPPED = ["undetermined", "Exclude"]
 
@@ -57,7 +62,10 @@ def probe(
     output: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Linear probing of labels by spot, as the paper, and by slide; macro-F1."""
+    """Probe embeddings for labels with a linear classifier; print the macro-F1.
+
+    Spots are split by spot, as in the paper, and by slide.
+    """
     from stfast import learn
 
     part = view(dataset, slide)
@@ -78,10 +86,13 @@ def cluster(
     exclude: Exclude = DROPPED,
     slide: Only = None,
     output: Out = None,
-    seed: Annotated[int, typer.Option(help="Of t-SNE.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of t-SNE.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Silhouette, Calinski-Harabasz and Davies-Bouldin a slide; --output draws t-SNE too."""
+    """Score how well embeddings separate the labels of each slide.
+
+    The scores are Silhouette, Calinski-Harabasz and Davies-Bouldin; --output draws t-SNE too.
+    """
     from stfast import learn
 
     part, files = view(dataset, slide), named(embeddings)
@@ -96,14 +107,18 @@ def cluster(
 @app.command()
 def predict(
     dataset: Root,
-    embeddings: Annotated[Path, typer.Option("--embeddings", "-e", help="Of `stfast embed`.")],
-    gene: Annotated[list[str], typer.Option(help="Gene to predict; again: more.")],
-    train: Annotated[list[str], typer.Option(help="Slide to train on; again: more.")],
-    test: Annotated[list[str] | None, typer.Option(help="Slide to try; again: more.")] = None,
+    embeddings: Annotated[
+        Path, typer.Option("--embeddings", "-e", help="File that `stfast embed` wrote.")
+    ],
+    gene: Annotated[list[str], typer.Option(help="Gene to predict; repeat for more.")],
+    train: Annotated[list[str], typer.Option(help="Slide to train on; repeat for more.")],
+    test: Annotated[
+        list[str] | None, typer.Option(help="Slide to test on; repeat for more.")
+    ] = None,
     output: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Predict expression from embeddings by ridge, within slides and on others."""
+    """Predict expression from embeddings by ridge regression, within slides and on others."""
     import polars as pl
 
     from stfast import learn

@@ -18,26 +18,36 @@ if TYPE_CHECKING:
     from stfast.tiles._job import Job
 
 Source = Annotated[Path, typer.Argument(help="An image, or the folder of a slide.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder, .zarr or .npy to make.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder, .zarr or .npy to write.")]
 SpotsFile = Annotated[
     Path | None,
-    typer.Option(help="Table of x, y (or xaxis, yaxis, r) in px, slide's folder, h5ad or zarr."),
+    typer.Option(
+        help="Table of x, y (or xaxis, yaxis, r) in pixels, slide's folder, h5ad or zarr."
+    ),
 ]
-Grid = Annotated[bool, typer.Option("--grid", help="A grid over the tissue instead of spots.")]
-Step = Annotated[float | None, typer.Option(help="px from tile to tile of the grid.")]
-MinTissue = Annotated[float, typer.Option(help="Least share of tissue in a tile of the grid.")]
-Span = Annotated[float | None, typer.Option(help="px of a window's side.")]
-Mpp = Annotated[float | None, typer.Option(help="µm per pixel, where nothing says.")]
-ModeWord = Annotated[str, typer.Option(help="center, or pil-crop: the paper's rounding.")]
-Resample = Annotated[str, typer.Option(help="box, bilinear, bicubic or lanczos.")]
-BorderWord = Annotated[str, typer.Option(help="Outside the picture: fill, edge or reflect.")]
+Grid = Annotated[
+    bool, typer.Option("--grid", help="Tile the tissue in a grid instead of at spots.")
+]
+Step = Annotated[float | None, typer.Option(help="Pixels from tile to tile of the grid.")]
+MinTissue = Annotated[float, typer.Option(help="Minimum share of tissue in a tile of the grid.")]
+Span = Annotated[float | None, typer.Option(help="Side of a tile's window, in pixels.")]
+Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the image; overrides the file's.")]
+ModeWord = Annotated[
+    str, typer.Option(help="Window's rounding: center, or pil-crop as in the paper.")
+]
+Resample = Annotated[str, typer.Option(help="Resize filter: box, bilinear, bicubic or lanczos.")]
+BorderWord = Annotated[str, typer.Option(help="Pixels outside the picture: fill, edge or reflect.")]
 Fill = Annotated[int | None, typer.Option(help="Grey level outside the picture, 0 to 255.")]
-OnErrorWord = Annotated[str, typer.Option(help="At a damaged block: raise, or fill.")]
-Format = Annotated[str | None, typer.Option("--format", help="wds, zarr, folder or npy.")]
-EncodingWord = Annotated[str | None, typer.Option(help="jpeg, png, raw or zstd.")]
-Quality = Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")]
-ShardSize = Annotated[int, typer.Option(help="Tiles in a shard.")]
-Channels = Annotated[str | None, typer.Option(help="Pages to show, of fluorescence: 0,2,1.")]
+OnErrorWord = Annotated[str, typer.Option(help="What a damaged block does: raise or fill.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Output format: wds, zarr, folder or npy.")
+]
+EncodingWord = Annotated[
+    str | None, typer.Option(help="Encoding of the tiles: jpeg, png, raw or zstd.")
+]
+Quality = Annotated[int, typer.Option(help="JPEG quality, from 1 to 100.")]
+ShardSize = Annotated[int, typer.Option(help="Number of tiles in a shard.")]
+Channels = Annotated[str | None, typer.Option(help="Pages of a fluorescence image to show: 0,2,1.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 
@@ -70,8 +80,8 @@ def tile(
 ) -> None:
     """Cut a tile around each spot, or all over the tissue.
 
-    The window is the square of side 2r around a spot of radius r, unless --span or
-    --span-um say otherwise. --size 0 keeps its pixels as they are.
+    By default the window is the square of side 2r around a spot of radius r; --span or
+    --span-um set another side. --size 0 keeps the window's pixels without resizing.
     """
     from stfast.tiles._write import run
 

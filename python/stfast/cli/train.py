@@ -22,9 +22,11 @@ Model = Annotated[
         "package.module:function."
     ),
 ]
-Only = Annotated[list[str] | None, typer.Option("--slide", help="Only this slide; again: more.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is any.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--slide", help="Use only this slide; repeat for more.")
+]
+Precision = Annotated[str, typer.Option(help="Precision of the towers: fp32 or bf16.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if available.")]
 
 
 def view(root: Path, slides: list[str] | None) -> "stfast.Dataset":
@@ -39,21 +41,23 @@ def view(root: Path, slides: list[str] | None) -> "stfast.Dataset":
 @app.command()
 def train(
     dataset: Root,
-    out: Annotated[Path, typer.Argument(help="Folder of checkpoint and losses.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint and the losses.")],
     model: Model = "openai/clip-vit-base-patch32",
-    genes: Annotated[str, typer.Option(help="hvg, overlap or counts.")] = "hvg",
+    genes: Annotated[
+        str, typer.Option(help="Input of the gene tower: hvg, overlap or counts.")
+    ] = "hvg",
     slide: Only = None,
-    epochs: Annotated[int, typer.Option(help="Times that each spot is seen.")] = 15,
-    batch_size: Annotated[int, typer.Option(help="Spots of a batch, over all ranks.")] = 1024,
-    lr: Annotated[float, typer.Option(help="Adam's rate.")] = 5e-5,
+    epochs: Annotated[int, typer.Option(help="Number of passes over the spots.")] = 15,
+    batch_size: Annotated[int, typer.Option(help="Spots in a batch, over all ranks.")] = 1024,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 5e-5,
     precision: Precision = "fp32",
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order.")] = 0,
     device: Device = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune an image tower against genes, as the paper; goes on where it was stopped."""
+    """Fine-tune an image tower against genes, as in the paper; resume from a checkpoint."""
     from stfast import learn
 
     part = view(dataset, slide)
@@ -91,14 +95,16 @@ def _told(made: "Training") -> dict[str, Any]:
 @app.command()
 def embed(
     dataset: Root,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".parquet to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".parquet file to write.")],
     model: Model = "openai/clip-vit-base-patch32",
-    layer: Annotated[str, typer.Option(help="tower: its own, joint: the shared one.")] = "tower",
+    layer: Annotated[
+        str, typer.Option(help="tower: its own output; joint: the shared space.")
+    ] = "tower",
     slide: Only = None,
-    batch_size: Annotated[int, typer.Option(help="Tiles at a time.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Tiles per batch.")] = 256,
     precision: Precision = "fp32",
     adata: Annotated[
-        Path | None, typer.Option(help="Folder for an h5ad a slide, embeddings in obsm.")
+        Path | None, typer.Option(help="Folder for one h5ad per slide, with embeddings in obsm.")
     ] = None,
     device: Device = None,
     workers: Workers = None,
