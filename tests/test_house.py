@@ -41,6 +41,7 @@ WORDS = {
     "annotations": {"test", "docs"},  # one small file a slide, joined by polars and shapely
     "manifest": {"test", "docs"},  # it reads one small table
     "dataset": {"test", "docs"},  # its tiles are read, and measured, by the loader
+    "sources": {"test"},  # docs/loader.md and docs/dataset.md have what users see of it
     "loader": FULL,
     "cells": FULL,
     "rasters": {"test", "docs"},  # its time is the KD-tree's

@@ -15,7 +15,8 @@ from PIL import Image
 
 import oracles
 from conftest import all_pixels
-from stfast import open_image
+from stfast import extract_tiles, open_image
+from stfast._warn import kept
 
 imagecodecs = pytest.importorskip("imagecodecs")
 
@@ -130,6 +131,18 @@ def test_other_codecs_go_through_imagecodecs_and_say_so_once(tmp_path, codec, bi
         warnings.simplefilter("error")
         np.testing.assert_array_equal(all_pixels(image), found)
     assert image.levels[0].access[0] == "imagecodecs"
+
+
+def test_a_build_keeps_what_is_said_of_a_picture(tmp_path):
+    path = tmp_path / "other.tif"
+    data = samples("rgb", np.uint8)
+    tifffile.imwrite(path, data, compression="lzma", tile=(32, 16), photometric="rgb")
+    with warnings.catch_warnings(), kept() as found:
+        warnings.simplefilter("error")
+        extract_tiles(path, [(8.0, 8.0), (-900.0, -900.0)], 8)
+    codec, outside = found
+    assert "decoded by imagecodecs" in codec
+    assert "1 of 2 windows lie wholly outside" in outside
 
 
 def test_planes_in_another_codec_go_through_imagecodecs(tmp_path):

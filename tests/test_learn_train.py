@@ -300,6 +300,12 @@ def test_embeddings_are_the_models_row_by_row(dataset, clip, tmp_path):
     np.testing.assert_array_equal(adata.obsm["X_embedding"][place], found)
 
 
+def test_embeddings_are_of_a_known_precision(dataset, clip, tmp_path):
+    with pytest.raises(ValueError, match="precision: expected one of fp32, bf16, got 'fp16'"):
+        learn.embed(dataset, tmp_path / "e.parquet", model=clip, precision="fp16")
+    assert not list(tmp_path.glob("e.parquet*"))
+
+
 def test_a_stopped_embedding_goes_on(dataset, clip, tmp_path, monkeypatch):
     from stfast.learn import embedding as module
 
