@@ -127,6 +127,14 @@ def test_counts_beyond_int64_are_refused_in_any_byte_order(number):
                 ask(matrix)
 
 
+@pytest.mark.parametrize("function", OF_MATRICES)
+def test_masked_numbers_are_not_taken_for_numbers(function):
+    masked = np.ma.masked_equal(COUNTS, 1)
+    with pytest.raises(ValueError, match="expected all numbers, got masked ones; fill them first"):
+        OF_MATRICES[function](masked)
+    assert_same(OF_MATRICES["gene_moments"](np.ma.array(COUNTS)), stfast.gene_moments(COUNTS).table)
+
+
 def test_sparse_arrays_of_one_dimension_are_no_matrices():
     for ask in OF_MATRICES.values():
         with pytest.raises(ValueError, match="expected 2 dimensions, got 1"):

@@ -90,7 +90,7 @@ def _compressed(x: Any, name: str) -> Any:
     """As CSR, a matrix or an array: what is that already is not looked into."""
     if hasattr(x, "to_memory"):
         raise NotImplementedError(f"{name}: expected a matrix in memory, got a backed one")
-    stored = scipy_or_numpy(x)
+    stored = scipy_or_numpy(x, name)
     if stored.ndim != 2:
         raise ValueError(f"{name}: expected 2 dimensions, got {stored.ndim}")
     count_dtype(stored.dtype, name)
@@ -101,8 +101,10 @@ def _compressed(x: Any, name: str) -> Any:
     return stored if kind == "csr" else sparse.csr_matrix(stored)
 
 
-def scipy_or_numpy(x: Any) -> Any:
+def scipy_or_numpy(x: Any, name: str = "matrix") -> Any:
     """What is in memory, as it is or as scipy (pydata's sparse arrays) or numpy has it."""
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name}: expected all numbers, got masked ones; fill them first")
     if hasattr(x, "to_scipy_sparse"):
         return x.to_scipy_sparse()
     return x if sparse.issparse(x) else np.asarray(x)

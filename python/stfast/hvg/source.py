@@ -157,7 +157,7 @@ def of_matrix(matrix: Any, genes: "pd.Index[str] | None" = None, name: str = "co
     """The source of a matrix in memory or of a dask array; genes without names are numbered."""
     lazy = _lazy.is_lazy(matrix)
     if not lazy:
-        matrix = _check.scipy_or_numpy(matrix)
+        matrix = _check.scipy_or_numpy(matrix, name)
     if genes is None:
         n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
         genes = _spatial.names(np.arange(n_genes).astype(str))
