@@ -14,6 +14,11 @@ ifeq ($(MAKECMDGOALS),test-contract)
 DEPS := contract
 endif
 CHOSEN := $(shell bash tools/python.sh "$(PYTHON)" "$(DEPS)")
+# Else what is asked of one Python would be done with another, whose environment is ready.
+ifneq ($(PYTHON),)
+$(if $(CHOSEN),,$(error PYTHON: expected a Python 3.11 or newer, got $(PYTHON)))
+endif
+$(if $(filter newest lowest contract,$(DEPS)),,$(error DEPS: expected newest, lowest or contract, got $(DEPS)))
 VENV := $(or $(word 2,$(CHOSEN)),.venv)
 # More words for demo, test, test-all and bench: make test ARGS="-k tiles"
 ARGS ?=

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage, sparse
 
 import stfast
+from stfast.alignment import _slide
 
 TURNS = {
     "mirrored left-right": lambda picture: picture[:, ::-1],
@@ -304,3 +305,14 @@ def test_the_command_says_it_and_draws_it(slide, stfast_says, found, tmp_path, r
     assert "misplaced" in out
     assert "the picture is mirrored left to right" in out
     assert pixels_of(tmp_path / "look.png").shape[1] > 1500
+
+
+def test_places_add_up_what_bytes_count():
+    """Squares with 200 counts each, of which a place has many: bytes do not hold their sum."""
+    rng = np.random.default_rng(4)
+    xy, rows = rng.random((4_000, 2)) * 100, np.arange(4_000)
+    counts = sparse.csr_matrix(np.full((4_000, 2), 200))
+    _, expected = _slide._places(xy, AnnData(counts), rows)
+    _, found = _slide._places(xy, AnnData(counts.astype(np.uint8)), rows)
+    np.testing.assert_array_equal(found.toarray(), expected.toarray())
+    assert found.sum() == 200 * 2 * 4_000

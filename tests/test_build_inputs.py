@@ -137,6 +137,16 @@ def test_a_spot_without_counts_is_kept(picture, tmp_path):
     assert dataset.index["n_counts"][row] == 0
 
 
+@pytest.mark.parametrize("number", [">f4", ">i2"])
+def test_an_h5ad_may_hold_numbers_that_scipy_does_not(picture, tmp_path, number):
+    counts = np.random.default_rng(1).poisson(2, (12, 8))
+    path = write_h5ad(tmp_path / "a.h5ad", picture, counts=counts.astype(number))
+    stfast.build(manifest_of(a=path), tmp_path / "out", **SMALL)
+    index = stfast.Dataset(tmp_path / "out").index
+    spots = index["spot"].str.slice(1).cast(int).to_list()
+    assert index["n_counts"].to_list() == counts.sum(axis=1)[spots].tolist()
+
+
 def test_a_changed_picture_that_an_h5ad_names_is_seen(picture, tmp_path):
     table = manifest_of(a=write_h5ad(tmp_path / "a.h5ad", picture))
     out = tmp_path / "out"

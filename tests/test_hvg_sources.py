@@ -166,6 +166,24 @@ def test_slides_together_are_one_table_over_shared_genes(flavor, by_slide, tmp_p
     pd.testing.assert_frame_equal(our_table(named, flavor, TOP, **options), found)
 
 
+def test_batches_that_are_numbers_in_one_slide_and_text_in_another_are_the_same():
+    slides = three_slides()
+    for at, slide in enumerate(slides):
+        slide.obs["run"] = np.arange(slide.n_obs) % 2 + at % 2
+    expected = highly_variable_genes(slides, n_top_genes=TOP, batch_key="run")
+    slides[1].obs["run"] = slides[1].obs["run"].astype(str)
+    found = highly_variable_genes(slides, n_top_genes=TOP, batch_key="run")
+    assert_same(found, expected)
+
+
+def test_a_spot_without_a_batch_among_numbered_categories_is_told():
+    adata = three_slides()[0]
+    run = pd.Series(np.arange(adata.n_obs) % 2, index=adata.obs_names).astype("category")
+    adata.obs["run"] = run.where(np.arange(adata.n_obs) != 3)
+    with pytest.raises(ValueError, match="expected a batch for each spot, got none for 1"):
+        highly_variable_genes(adata, n_top_genes=TOP, batch_key="run")
+
+
 def test_slides_that_share_no_genes_raise():
     one, other = AnnData(heavy_tailed(20, 9)), AnnData(heavy_tailed(20, 9))
     other.var_names = [f"h{i}" for i in range(9)]

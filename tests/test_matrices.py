@@ -127,6 +127,14 @@ def test_counts_beyond_int64_are_refused_in_any_byte_order(number):
                 ask(matrix)
 
 
+@pytest.mark.parametrize("function", OF_MATRICES)
+def test_masked_numbers_are_not_taken_for_numbers(function):
+    masked = np.ma.masked_equal(COUNTS, 1)
+    with pytest.raises(ValueError, match="expected all numbers, got masked ones; fill them first"):
+        OF_MATRICES[function](masked)
+    assert_same(OF_MATRICES["gene_moments"](np.ma.array(COUNTS)), stfast.gene_moments(COUNTS).table)
+
+
 def test_sparse_arrays_of_one_dimension_are_no_matrices():
     for ask in OF_MATRICES.values():
         with pytest.raises(ValueError, match="expected 2 dimensions, got 1"):
@@ -189,21 +197,55 @@ def same_answer(found, expected):
         assert_same(found, expected)
 
 
+def holding(spotted, matrix):
+    """The slide with another matrix, in a layer and as raw data too."""
+    adata = AnnData(matrix, spotted.obs, spotted.var, spotted.uns, obsm=spotted.obsm)
+    adata.layers["again"] = matrix.copy()
+    adata.raw = adata.copy()
+    return adata
+
+
 @pytest.mark.parametrize("kind", [*HELD, "dense", ">i4", "f2", "u1", ">f8"])
 @pytest.mark.parametrize("function", OF_ANNDATA)
 @pytest.mark.usefixtures("quiet")
 def test_a_slide_may_hold_any_kind(function, kind, spotted, tmp_path):
     ask, counts = OF_ANNDATA[function], spotted.X.toarray()
 
-    def holding(matrix):
-        adata = AnnData(matrix, spotted.obs, spotted.var, spotted.uns, obsm=spotted.obsm)
-        adata.layers["again"] = matrix.copy()
-        adata.raw = adata.copy()
-        return adata
-
     held = of_kind(counts, kind) if kind in (*HELD, "dense") else counts.astype(kind)
-    expected = ask(holding(sparse.csr_matrix(counts)), tmp_path)
-    same_answer(ask(holding(held), tmp_path), expected)
+    expected = ask(holding(spotted, sparse.csr_matrix(counts)), tmp_path)
+    same_answer(ask(holding(spotted, held), tmp_path), expected)
+
+
+def in_bytes_twice(counts, kind):
+    """A matrix that has each count as two bytes, whose sum no byte holds, and the sums."""
+    row, col = np.nonzero(counts)
+    data = np.column_stack([np.full(len(row), 200), 60 + 9 * counts[row, col]]).ravel()
+    summed = np.where(counts > 0, 260 + 9 * counts, 0)
+    data, indices = data.astype(np.uint8), np.repeat(col, 2)
+    if kind.startswith("coo"):
+        return SPARSE[kind]((data, (np.repeat(row, 2), indices)), counts.shape), summed
+    indptr = np.append(0, np.cumsum(2 * np.bincount(row, minlength=len(counts))))
+    return SPARSE[kind](sparse.csr_array((data, indices, indptr), counts.shape)), summed
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_matrix"])
+@pytest.mark.parametrize("function", OF_MATRICES)
+@pytest.mark.filterwarnings("ignore:seurat_v3. expected means spread enough")
+def test_bytes_twice_in_a_place_are_added_as_numbers(function, kind):
+    twice, counts = in_bytes_twice(COUNTS, kind)
+    found, expected = OF_MATRICES[function](twice), OF_MATRICES[function](counts)
+    if function.startswith("aggregate"):
+        np.testing.assert_array_equal(found[0].toarray(), expected[0].toarray())
+        found, expected = found[1:], expected[1:]
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("function", OF_ANNDATA)
+def test_a_slide_may_hold_bytes_twice_in_a_place(function, spotted, tmp_path):
+    twice, counts = in_bytes_twice(spotted.X.toarray(), "csr_matrix")
+    ask = OF_ANNDATA[function]
+    expected = ask(holding(spotted, sparse.csr_matrix(counts)), tmp_path)
+    same_answer(ask(holding(spotted, twice), tmp_path), expected)
 
 
 @pytest.mark.parametrize("kind", HELD)

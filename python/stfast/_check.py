@@ -74,20 +74,37 @@ def csr(x: Any, name: str = "matrix") -> sparse.csr_matrix:
     return rows if isinstance(rows, sparse.csr_matrix) else sparse.csr_matrix(rows)
 
 
+def tidied(rows: sparse.csr_matrix, name: str = "matrix") -> sparse.csr_matrix:
+    """The same matrix with columns in order, each once a row: what is there twice is added.
+
+    What was given may be somebody else's, and is left as it was. Integers are added as
+    int64: bytes do not hold the sum of two bytes.
+    """
+    exact = _exact_dtype(rows.data, name)
+    tidy = rows.astype(np.int64 if exact.kind == "i" else exact, copy=True)
+    tidy.sum_duplicates()
+    return tidy
+
+
 def _compressed(x: Any, name: str) -> Any:
     """As CSR, a matrix or an array: what is that already is not looked into."""
     if hasattr(x, "to_memory"):
         raise NotImplementedError(f"{name}: expected a matrix in memory, got a backed one")
-    stored = scipy_or_numpy(x)
+    stored = scipy_or_numpy(x, name)
     if stored.ndim != 2:
         raise ValueError(f"{name}: expected 2 dimensions, got {stored.ndim}")
     count_dtype(stored.dtype, name)
     stored = stored.astype(scipy_dtype(stored.dtype), copy=False)
-    return stored if getattr(stored, "format", "") == "csr" else sparse.csr_matrix(stored)
+    kind = getattr(stored, "format", "")
+    if kind == "coo":  # scipy adds what is there twice, and bytes do not hold the sum
+        stored = stored.astype(_exact_dtype(stored.data, name), copy=False)
+    return stored if kind == "csr" else sparse.csr_matrix(stored)
 
 
-def scipy_or_numpy(x: Any) -> Any:
+def scipy_or_numpy(x: Any, name: str = "matrix") -> Any:
     """What is in memory, as it is or as scipy (pydata's sparse arrays) or numpy has it."""
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name}: expected all numbers, got masked ones; fill them first")
     if hasattr(x, "to_scipy_sparse"):
         return x.to_scipy_sparse()
     return x if sparse.issparse(x) else np.asarray(x)

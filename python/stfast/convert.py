@@ -185,8 +185,7 @@ def _write_counts(
 ) -> None:
     counts = _lazy.csr(adata.X, "X")
     if not counts.has_canonical_format:
-        counts = counts.copy()
-        counts.sum_duplicates()
+        counts = _check.tidied(counts, "X")
     matrix = _check.matrix(counts)
     if matrix[0].dtype.kind == "f" and bool((matrix[0] == np.trunc(matrix[0])).all()):
         # Whole counts are written as such: 3, not 3.0.

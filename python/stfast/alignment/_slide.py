@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import KDTree
 
-from stfast import _lazy, _spatial
+from stfast import _check, _lazy, _spatial
 from stfast.images import thumbnail
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _places(
 ) -> tuple[NDArray[np.float64], sparse.csr_matrix | None]:
     """Spots in tissue and their counts; of many, the sums of the squares of a grid."""
     counts = None if adata.X is None else _lazy.csr(adata.X, "X")
+    if counts is not None and not counts.has_canonical_format:
+        counts = _check.tidied(counts, "X")  # a sum has another logarithm than its parts
     if counts is not None and not (counts.nnz and np.isfinite(counts.data.sum())):
         counts = None
     xy, most = xy[rows], _MOST_PLACES
@@ -124,8 +126,8 @@ def _places(
     middle = [np.bincount(number, axis) / members for axis in xy.T]
     if counts is None:
         return np.column_stack(middle), None
-    # Ones of the counts' own type: no copy of a slide's counts is made.
-    ones = np.ones(len(rows), counts.dtype)
+    # Of the type that counts have, no copy of them is made; narrower ones would not hold sums.
+    ones = np.ones(len(rows), _check.count_dtype(counts.dtype, "X"))
     belongs: Any = sparse.csr_matrix((ones, (number, rows)), (len(members), adata.n_obs))
     return np.column_stack(middle), belongs @ counts
 

@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stfast import _spatial
+from stfast import _check, _spatial
 from stfast._output import whole
 from stfast._warn import warn
 from stfast.dataset import _checks, _hvg, _layout
@@ -349,8 +349,9 @@ def _span(adata: "AnnData", row: dict[str, Any], settings: Settings, diameter: f
 
 def _counts(adata: "AnnData") -> sparse.csr_matrix:
     """The slide's counts in canonical form; zeros that are stored are none."""
-    counts = sparse.csr_matrix(adata.X)
-    counts.sum_duplicates()
+    counts = _check.csr(adata.X, "X")
+    if not counts.has_canonical_format:
+        counts = _check.tidied(counts, "X")
     if not counts.data.all():
         counts = counts.copy()
         counts.eliminate_zeros()

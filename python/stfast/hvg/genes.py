@@ -223,6 +223,9 @@ def _by_column(sources: Sequence[Source], batch_key: str) -> dict[Any, list[Sour
     """
     batches: dict[Any, list[Source]] = {}
     columns = [_column(source, batch_key) for source in sources]
+    if len({column.dtype.kind in "iuf" for column in columns}) > 1:
+        # A number equals no text: its spots would be in no batch.
+        columns = [column.astype(np.str_) for column in columns]
     for value in pd.unique(np.concatenate(columns).astype(object)):
         of_value = [(s, c == value) for s, c in zip(sources, columns, strict=True)]
         batches[value] = [source.choose(rows) for source, rows in of_value if rows.any()]
@@ -234,11 +237,11 @@ def _column(source: Source, batch_key: str) -> NDArray[Any]:
     if batch_key not in obs:
         raise KeyError(f"batch_key: expected one of {list(obs)}, got {batch_key!r}")
     column = obs[batch_key]
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
     missing = int(column.isna().sum())
     if missing:
         raise ValueError(f"batch_key: expected a batch for each spot, got none for {missing}")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     return column.to_numpy() if column.dtype.kind in "iuf" else column.to_numpy(dtype=np.str_)
 
 

@@ -119,7 +119,7 @@ class Source:
                 if self.columns is not None:
                     csr = csr[:, self.columns]
                 if self.untidy:
-                    csr = _tidied(csr)
+                    csr = _check.tidied(csr, self.name)
                 yield part, _check.matrix(csr, self.name)
 
     def _stretches(self) -> Iterator[slice]:
@@ -147,24 +147,17 @@ class Source:
         with self.opened() as read:
             for part in self._stretches():
                 csr = self._rows(read, part)
-                self.repeated += csr.nnz - _tidied(csr).nnz
+                self.repeated += csr.nnz - _check.tidied(csr, self.name).nnz
         if self.repeated:
             message = "%s: expected a gene once in a spot, got %d repeated: added"
             _log.warning(message, self.name, self.repeated)
-
-
-def _tidied(csr: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Rows in order, no gene twice; what was read may be somebody else's, and is left as it was."""
-    tidied = csr.copy()
-    tidied.sum_duplicates()
-    return tidied
 
 
 def of_matrix(matrix: Any, genes: "pd.Index[str] | None" = None, name: str = "counts") -> Source:
     """The source of a matrix in memory or of a dask array; genes without names are numbered."""
     lazy = _lazy.is_lazy(matrix)
     if not lazy:
-        matrix = _check.scipy_or_numpy(matrix)
+        matrix = _check.scipy_or_numpy(matrix, name)
     if genes is None:
         n_genes = matrix.shape[1] if matrix.ndim == 2 else 0
         genes = _spatial.names(np.arange(n_genes).astype(str))

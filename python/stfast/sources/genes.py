@@ -158,8 +158,7 @@ def _whole(slides: Sequence[AnnData]) -> SparseGenes:
         columns = [names.setdefault(name, len(names)) for name in adata.var_names]
         rows = _lazy.csr(adata.X, f"slide {number}")
         if not rows.has_canonical_format:
-            rows = rows.copy()  # the slide's own is left as it was
-            rows.sum_duplicates()
+            rows = _check.tidied(rows, f"slide {number}")
         parts.append((rows, np.array(columns, dtype=np.int32)))
     lengths = np.concatenate([np.diff(rows.indptr) for rows, _ in parts])
     return SparseGenes(
