@@ -19,7 +19,7 @@ ifneq ($(PYTHON),)
 $(if $(CHOSEN),,$(error PYTHON: expected a Python 3.11 or newer, got $(PYTHON)))
 endif
 $(if $(filter newest lowest contract,$(DEPS)),,$(error DEPS: expected newest, lowest or contract, got $(DEPS)))
-VENV := $(or $(word 2,$(CHOSEN)),.venv)
+VENV := $(or $(firstword $(CHOSEN)),.venv)
 # More words for demo, test, test-all and bench: make test ARGS="-k tiles"
 ARGS ?=
 # The words whose tests need no package but those of the group `core`.
@@ -117,7 +117,7 @@ clean:  ## Delete all that was made here, environments and target too
 	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(PACKAGES): pyproject.toml tools/setup.sh
-	@bash tools/setup.sh "$(firstword $(CHOSEN))" $(VENV) $(DEPS)
+	@bash tools/setup.sh "$(wordlist 2,99,$(CHOSEN))" $(VENV) $(DEPS)
 	@touch $@
 
 $(EXTENSION): $(PACKAGES) $(RUST)

@@ -341,6 +341,7 @@ TISSUE = {
     "NaN": lambda yes: np.where(yes, 1.0, np.nan),
     "object": lambda yes: either(yes, True, None),
     "text": lambda yes: pd.array(either(yes, "True", None), "string"),
+    "text of NaN": lambda yes: either(yes, "1", "nan"),
     "category": lambda yes: pd.Categorical(either(yes, "1", "0")),
     "category of numbers": lambda yes: pd.Categorical(either(yes, 1, None)),
 }
@@ -370,9 +371,10 @@ def test_spots_of_a_file_whose_tissue_is_unknown_are_left_out(spotted, tmp_path)
     assert find_spots(None, tmp_path / "a.h5ad").names == list(spotted.obs_names[:20])
 
 
-def test_what_says_neither_yes_nor_no_is_named(spotted):
-    spotted.obs["in_tissue"] = ["1", "maybe"] * 35
-    with pytest.raises(ValueError, match=r'obs\["in_tissue"\]: expected 1 or 0 .* got \'maybe\''):
+@pytest.mark.parametrize(("value", "named"), [("maybe", "'maybe'"), (2, "2"), ("-1", "-1")])
+def test_what_says_neither_yes_nor_no_is_named(spotted, value, named):
+    spotted.obs["in_tissue"] = [1 if isinstance(value, int) else "1", value] * 35
+    with pytest.raises(ValueError, match=rf'obs\["in_tissue"\]: expected 1 or 0 .* got {named}$'):
         stfast.aggregate_bins(spotted, factor=2)
 
 

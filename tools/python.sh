@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the CPython to build with and the folder of its environment, or nothing if there is none.
+# Prints the folder of an environment and the CPython to make it with, or nothing if none is found.
 # python.sh [PYTHON [DEPS]]: PYTHON is a path or a name such as python3.11; without it, the
 # newest that pyproject.toml lists and this machine has. That one's environment is .venv.
 set -euo pipefail
@@ -11,11 +11,11 @@ PATH=$(tr : '\n' <<<"$PATH" | grep -v "^$PWD/\.venv" | paste -sd :)
 # of versions is searched too.
 find_python() {
     local candidate
-    for candidate in "$(command -v "$1" || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1"; do
+    for candidate in "$(command -v -- "$1" || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1"; do
         [ -x "$candidate" ] || continue
         "$candidate" -c '
 import sys
-print(sys.executable, "%d.%d" % sys.version_info[:2])
+print("%d.%d" % sys.version_info[:2], sys.executable)
 sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
     done
     return 1
@@ -33,12 +33,12 @@ find_newest() {
 newest=$(find_newest || true)
 if [ -n "${1:-}" ]; then found=$(find_python "$1") || exit 0; else found=$newest; fi
 [ -n "$found" ] || exit 0
-read -r python version <<<"$found"
+read -r version python <<<"$found"
 deps=${2:-newest}
 if [ "$deps" != newest ]; then
-    echo "$python .venv-$version-$deps"
-elif [ "$version" = "${newest##* }" ]; then
-    echo "$python .venv"
+    echo ".venv-$version-$deps $python"
+elif [ "$version" = "${newest%% *}" ]; then
+    echo ".venv $python"
 else
-    echo "$python .venv-$version"
+    echo ".venv-$version $python"
 fi

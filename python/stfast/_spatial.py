@@ -51,7 +51,7 @@ def flags(obs: Any, name: str) -> NDArray[np.float64]:
 
     Numbers and booleans of any kind, and texts of them, are understood.
     """
-    said = np.zeros(len(obs))
+    yes = np.zeros(len(obs))
     column: Any = obs[name]
     known = column.notna().to_numpy(dtype=bool)
     values = column[known]
@@ -59,11 +59,15 @@ def flags(obs: Any, name: str) -> NDArray[np.float64]:
         texts = values.astype(str).str.strip().str.lower()
         values = texts.replace({"true": "1", "false": "0"})
     try:
-        said[known] = values.to_numpy(dtype=np.float64)
+        yes[known] = values.to_numpy(dtype=np.float64)
     except ValueError:
         wrong = next(text for text in values.unique() if not _is_number(text))
         raise ValueError(f'obs["{name}"]: expected 1 or 0 of each spot, got {wrong!r}') from None
-    return said
+    yes[np.isnan(yes)] = 0  # of the text "nan"
+    other = yes[(yes != 0) & (yes != 1)]
+    if len(other):
+        raise ValueError(f'obs["{name}"]: expected 1 or 0 of each spot, got {other[0]:g}')
+    return yes
 
 
 def _is_number(text: str) -> bool:
