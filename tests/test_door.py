@@ -5,7 +5,6 @@ runs in a Python of its own, with a time limit.
 """
 
 import itertools
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -18,7 +17,7 @@ from scipy import sparse
 import oracles
 import stfast
 from oracles import run_python
-from stfast import _check, _platform, aggregate_bins
+from stfast import _check, aggregate_bins
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 
@@ -88,28 +87,6 @@ def test_the_default_is_what_the_process_may_use(bare):
         print(_check.workers(None))
     """)
     assert out.split() == ["True", "1"]
-
-
-@pytest.mark.parametrize(
-    ("files", "most"),
-    [
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "5000 100000"}, 1),
-        ({"cpu.max": "garbage"}, None),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-)
-def test_a_control_groups_quota_is_kept(bare, tmp_path, files, most):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    bare.setattr(_platform, "_CONTROL", tmp_path)
-    bare.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    assert _check.workers(None) == (64 if most is None else most)
 
 
 class Workers:

@@ -9,7 +9,7 @@ from anndata import AnnData, OldFormatWarning, read_h5ad
 from scipy import sparse
 
 from oracles import WORKERS
-from stfast import FormatError, _core, h5, read_h5_dataset
+from stfast import FormatError, _core, _native, h5, read_h5_dataset
 from stfast.h5 import Dataset
 
 # --- broken ------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def header(**changes):
         "masks": np.zeros(2, np.uint32),
         "places": np.array([0, 4], np.uint64),
     }
-    return h5._Header(**(fields | changes))
+    return _native.Chunks(**(fields | changes))
 
 
 @pytest.mark.parametrize(
