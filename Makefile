@@ -14,7 +14,7 @@ ifeq ($(MAKECMDGOALS),test-contract)
 DEPS := contract
 endif
 CHOSEN := $(shell bash tools/python.sh "$(PYTHON)" "$(DEPS)")
-# Else what is asked of one Python would be done with another, whose environment is ready.
+# Stop here, or the chore would run with the default Python's environment instead.
 ifneq ($(PYTHON),)
 $(if $(CHOSEN),,$(error PYTHON: expected a Python 3.11 or newer, got $(PYTHON)))
 endif
